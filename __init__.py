@@ -1,0 +1,1 @@
+"""cyclevar: one-pass unpaired image translation with next-scale autoregressive models."""

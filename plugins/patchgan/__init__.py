@@ -1,0 +1,1 @@
+"""The patch discriminator: small, from scratch, needs no download."""

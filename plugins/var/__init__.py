@@ -1,0 +1,1 @@
+"""The VAR family (arXiv 2404.02905)."""
