@@ -8,15 +8,16 @@ packages, Pillow and resvg-py write the same bytes.
 Sources: the npm packages ``@iconify-json/noto`` (Apache-2.0) and ``@iconify-json/fluent-emoji-flat`` (MIT), joined by
 their ``chars.json`` (code points -> icon name). Each shared emoji is rendered at 128 px on white.
 
-Picture format: 128 colours (median cut refined by k-means, no dithering), stored as lossless WebP. Measured for all 3,139
-pictures: exact lossless WebP takes 11.8 MB (Noto) and 5.8 MB (Fluent); PNG 19.1 and 11.6 MB; WebP at quality 90 takes 9.0 and
-7.0 MB and, because it halves the colour resolution, has only 34 dB; 128 colours take 7.5 and 4.8 MB at 47.7 and
-54.6 dB (mean squared error over pictures), 40 dB for the worst. Smallest and by far the closest of the small ones.
+Picture format: 128 colours (median cut refined by k-means, no dithering), stored as lossless WebP. Measured for all
+3,139 pictures: exact lossless WebP takes 11.8 MB (Noto) and 5.8 MB (Fluent); PNG 19.1 and 11.6 MB; WebP at quality 90
+takes 9.0 and 7.0 MB and, because it halves the colour resolution, has only 34 dB; 128 colours take 7.6 and 4.9 MB at
+47.7 and 54.6 dB, 40 dB for the worst. That is the smallest, and closer to the drawings than any lossy WebP.
 
 Split: the base emoji (those without a skin tone) are ordered by a seeded hash of their code points, never by the code
-points themselves, since neighbours there are alike and categories would leak into the styles. A skin-tone variant belongs
-to the base that is left when U+1F3FB..1F3FF and U+FE0F are taken out. A variant without a base in both sets could
-not be placed; there is none today, and the script stops if a later release brings one.
+points themselves, since neighbours there are alike and categories would leak into the styles. The parts keep that
+order, so that the first few of a part are a random sample of it. A skin-tone variant belongs to the base that is left
+when U+1F3FB..1F3FF and U+FE0F are taken out. A variant without a base in both sets could not be placed; there is none
+today, and the script stops if a later release brings one.
 """
 
 from __future__ import annotations
@@ -126,11 +127,11 @@ def write_archive(path: Path, icons: IconSet, codes: Iterable[str]) -> None:
 
 
 def split(bases: Iterable[str]) -> dict[str, list[str]]:
-    """Part name -> its base emoji, sorted."""
+    """Part name -> its base emoji, in the order of the seeded hash."""
     drawn = sorted(bases, key=lambda code: hashlib.sha256(f"{SEED}:{code}".encode()).digest())
     parts, begin = {}, 0
     for name, count in PARTS.items():
-        parts[name] = sorted(drawn[begin : begin + count])
+        parts[name] = drawn[begin : begin + count]
         begin += count
     if begin != len(drawn):
         raise SystemExit(f"the parts hold {begin} base emoji, but there are {len(drawn)}")

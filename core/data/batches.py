@@ -1,0 +1,153 @@
+"""Batches of pictures that depend on nothing but the seed and the step."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cyclevar.core.data.datasets import PictureList
+from cyclevar.core.data.transforms import Pixels, from_array, random_crop, to_array, to_tensor
+from cyclevar.core.errors import ConfigError, DataError, PictureError
+
+CACHE_BYTES = 2**30
+
+# The first entropy word of every random stream, so that no two streams are the same.
+_ORDER, _AUGMENTATION = 0, 1
+
+
+@functools.lru_cache(maxsize=8)
+def epoch_order(seed: int, domain: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of ``count`` pictures in an epoch: a permutation, int64 [count]."""
+    return np.random.default_rng((_ORDER, seed, domain, epoch)).permutation(count)
+
+
+class UnpairedBatches:
+    """Batches of both domains, addressed by the training step.
+
+    Each domain is gone through in epochs of its own, in an order drawn anew for each epoch. ``batch(step)`` is a pure
+    function of the seed, the step and the files: a run resumed at any step sees what an uninterrupted one saw, bit for
+    bit. A picture that cannot be read is replaced by the next one of the epoch's order.
+
+    Args:
+        dataset_part: the pictures of domain A and of domain B.
+        batch_size: pictures of each domain in a batch.
+        size: height and width of what comes out.
+        load_size: what the pictures are scaled to before a random ``size`` x ``size`` piece is taken; ``size`` if not
+            given, so that nothing is cut off but the longer sides.
+        flip: mirror half of the pictures. Leave it off where left and right mean something, as in letters.
+        seed: not negative.
+        cache: keep the scaled pictures in memory, if all of them fit in 1 GiB.
+        workers: threads of :meth:`iterate`.
+    """
+
+    def __init__(
+        self,
+        dataset_part: tuple[PictureList, PictureList],
+        batch_size: int,
+        size: int,
+        *,
+        load_size: int | None = None,
+        flip: bool = False,
+        seed: int = 0,
+        cache: bool = True,
+        workers: int = 2,
+    ) -> None:
+        self.pictures = dataset_part
+        self.batch_size, self.size, self.load_size = batch_size, size, load_size or size
+        self.flip, self.seed, self.workers = flip, seed, workers
+        if self.load_size < size:
+            raise ConfigError(f"load_size is {load_size}, less than the size {size}", expected="at least the size")
+        needed = sum(len(pictures) for pictures in dataset_part) * self.load_size**2 * 3
+        self._cache: dict[tuple[int, int], Pixels] | None = {} if cache and needed <= CACHE_BYTES else None
+
+    @property
+    def bad(self) -> dict[str, str]:
+        """ "A/name" or "B/name" -> reason, of the pictures met so far that cannot be read."""
+        return {
+            f"{domain}/{name}": reason
+            for domain, pictures in zip("AB", self.pictures, strict=True)
+            for name, reason in pictures.bad.items()
+        }
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batches of domain A and B at a step (from 0), each float32 [B, 3, size, size] in [-1, 1].
+
+        Raises:
+            DataError: no picture of a domain can be read.
+        """
+        return self._half(0, step), self._half(1, step)
+
+    def iterate(self, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """``batch(start_step)``, ``batch(start_step + 1)``, ... without end, prepared ahead by background threads."""
+        ahead = 2 * self.workers
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
+            pending = deque(pool.submit(self.batch, start_step + offset) for offset in range(ahead))
+            try:
+                for step in itertools.count(start_step + ahead):
+                    ready = pending.popleft().result()
+                    pending.append(pool.submit(self.batch, step))
+                    yield ready
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _half(self, domain: int, step: int) -> Tensor:
+        return from_array(np.stack([self._item(domain, step, position) for position in range(self.batch_size)]))
+
+    def _item(self, domain: int, step: int, position: int) -> Pixels:
+        count = len(self.pictures[domain])
+        epoch, place = divmod(step * self.batch_size + position, count)
+        order = epoch_order(self.seed, domain, epoch, count)
+        rng = np.random.default_rng((_AUGMENTATION, self.seed, domain, step, position))
+        for index in itertools.chain(order[place:], order[:place]):
+            try:
+                pixels = self._scaled(domain, int(index))
+            except PictureError:
+                continue
+            return random_crop(pixels, self.size, self.flip, rng)
+        raise _all_bad(self.pictures[domain])
+
+    def _scaled(self, domain: int, index: int) -> Pixels:
+        if self._cache is None:
+            return to_array(self.pictures[domain][index], self.load_size)
+        if (domain, index) not in self._cache:
+            self._cache[domain, index] = to_array(self.pictures[domain][index], self.load_size)
+        return self._cache[domain, index]
+
+
+def stack(pictures: PictureList, size: int, limit: int | None = None) -> Tensor:
+    """The first ``limit`` pictures (default: all) that can be read: float32 [N, 3, size, size] in [-1, 1].
+
+    Those that cannot are left out and stand in ``pictures.bad``.
+
+    Raises:
+        DataError: none can be read.
+    """
+    tensors: list[Tensor] = []
+    for index in range(len(pictures)):
+        if len(tensors) == limit:
+            break
+        try:
+            tensors.append(to_tensor(pictures[index], size))
+        except PictureError:
+            continue
+    if not tensors:
+        raise _all_bad(pictures)
+    return torch.stack(tensors)
+
+
+def _all_bad(pictures: PictureList) -> DataError:
+    name, reason = next(iter(pictures.bad.items()))
+    return DataError(
+        f"none of {len(pictures)} pictures can be read; the first, {name}: {reason}",
+        expected="pictures that open in a viewer",
+        hint="give another folder, or replace the damaged files",
+    )

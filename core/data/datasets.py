@@ -1,0 +1,271 @@
+"""Unpaired data sets: two domains, each a list of pictures, in a training, a validation and a test part.
+
+:func:`open_dataset` finds out which of the accepted layouts it was given:
+
+- nothing or ``"emoji"``: the built-in emoji, Noto and Fluent (:mod:`cyclevar.core.data.builtin`);
+- CycleGAN: ``trainA trainB``, perhaps ``testA testB``, ``valA valB``;
+- CycleGAN-Turbo: ``train_A train_B``, perhaps ``test_A test_B``, ``val_A val_B``,
+  ``fixed_prompt_a.txt fixed_prompt_b.txt``;
+- one folder that holds exactly two sub-folders of pictures; or two folders.
+
+Pictures may lie in nested folders; hidden files and folders are passed over. Where there is no validation part,
+``min(64, 5 %)`` of each domain's training pictures, drawn by a hash of their names, are held out for it; with fewer
+than 20 pictures in a domain there is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from cyclevar.core.data.pictures import PICTURE_SUFFIXES, read_picture
+from cyclevar.core.errors import ConfigError, DataError, PictureError
+
+_log = logging.getLogger(__name__)
+
+_LAYOUTS = (
+    "trainA + trainB [+ testA + testB, valA + valB], "
+    "train_A + train_B [+ test_A + test_B, fixed_prompt_a.txt + fixed_prompt_b.txt], "
+    "exactly two sub-folders of pictures, or two folders"
+)
+_KINDS = ", ".join(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES)
+_PART_NAMES = {"train", "test", "val", "valid", "validation"}
+
+
+class PictureSource(Protocol):
+    """Where a list of pictures comes from."""
+
+    def read(self, name: str) -> Image.Image:
+        """The picture in RGB; raises PictureError."""
+
+    def bytes_of(self, name: str) -> int:
+        """The length of the file."""
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Pictures in a folder, named by their path relative to it, with forward slashes."""
+
+    root: Path
+
+    def names(self) -> list[str]:
+        """Every picture at any depth, sorted."""
+        relative = (path.relative_to(self.root) for path in self.root.rglob("*"))
+        return sorted(
+            path.as_posix()
+            for path in relative
+            if path.suffix.lower() in PICTURE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+        )
+
+    def read(self, name: str) -> Image.Image:
+        return read_picture(self.root / name)
+
+    def bytes_of(self, name: str) -> int:
+        return (self.root / name).stat().st_size
+
+
+@dataclass(frozen=True)
+class ArchiveSource:
+    """WebP pictures in a zip archive, named by their file name without the suffix."""
+
+    archive: zipfile.ZipFile
+
+    def names(self) -> list[str]:
+        return sorted(name.removesuffix(".webp") for name in self.archive.namelist())
+
+    def read(self, name: str) -> Image.Image:
+        return read_picture(self.archive.read(f"{name}.webp"), name=f"{self.archive.filename}/{name}.webp")
+
+    def bytes_of(self, name: str) -> int:
+        return self.archive.getinfo(f"{name}.webp").file_size
+
+
+@dataclass(frozen=True)
+class PictureList:
+    """The pictures of one domain and part: ``len(pictures)``, ``pictures[i]`` (RGB).
+
+    Attributes:
+        names: what to call them: a relative path, or code points joined by "-".
+        bad: name -> reason, of the pictures met so far that cannot be read. Each is logged once.
+    """
+
+    source: PictureSource
+    names: list[str]
+    bad: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The picture in RGB; raises PictureError, and goes on doing so, if it cannot be read."""
+        name = self.names[index]
+        if name in self.bad:
+            raise PictureError(self.bad[name])
+        try:
+            return self.source.read(name)
+        except PictureError as error:
+            if self.bad.setdefault(name, error.problem) is error.problem:  # one of several threads is the first
+                _log.warning("%s; skipped", error.problem)
+            raise
+
+
+Part = tuple[PictureList, PictureList]
+
+
+@dataclass(frozen=True)
+class UnpairedDataset:
+    """Pictures of two domains.
+
+    Attributes:
+        domains: the names of domain A and domain B.
+        paired: whether item i of A and item i of B show the same thing in the validation and test parts.
+        prompts: a text for each domain, where the data bring one.
+    """
+
+    name: str
+    domains: tuple[str, str]
+    train: Part
+    validation: Part | None = None
+    test: Part | None = None
+    paired: bool = False
+    prompts: tuple[str, str] | None = None
+
+    def fingerprint(self) -> str:
+        """16 hex digits over the names and file sizes of every part; other data, other fingerprint."""
+        digest = hashlib.sha256()
+        for title, part in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            for domain, pictures in zip(self.domains, part or (), strict=False):
+                digest.update(f"[{title} {domain}]\n".encode())
+                digest.update("".join(f"{n}\t{pictures.source.bytes_of(n)}\n" for n in pictures.names).encode())
+        return digest.hexdigest()[:16]
+
+
+def open_dataset(
+    spec: str | Path | None = None, *, other: Path | None = None, skin_tones: bool = False
+) -> UnpairedDataset:
+    """Open the built-in emoji (``None`` or ``"emoji"``), a folder in one of the layouts above, or two folders.
+
+    Args:
+        spec: which data.
+        other: the folder of domain B, if ``spec`` is the folder of domain A alone.
+        skin_tones: of the built-in emoji, add the skin-tone variants to the training part.
+
+    Raises:
+        DataError: a folder is missing, empty, or in no accepted layout.
+        ConfigError: an option that does not go with this data.
+    """
+    if spec is None or spec == "emoji":
+        if other is not None:
+            raise ConfigError(
+                f"a second folder, {other}, was given beside the built-in emoji",
+                expected="both folders, or neither",
+                hint="to use a folder of your own that is called emoji, write ./emoji",
+            )
+        from cyclevar.core.data.builtin import open_emoji
+
+        return open_emoji(skin_tones=skin_tones)
+    if skin_tones:
+        raise ConfigError("skin_tones was set for your own data", expected="it only with the built-in emoji")
+    root = _folder(Path(spec))
+    if other is not None:
+        return _two_folders(f"{root.name}-{other.name}", root, _folder(other))
+    for joint in ("", "_"):
+        if any((root / f"train{joint}{domain}").is_dir() for domain in "AB"):
+            return _parted(root, joint)
+    return _two_folders(root.name, *_two_subfolders(root))
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        problem = f"{path} is a file" if path.exists() else f"the folder {path} does not exist"
+        raise DataError(problem, expected=f"a folder with {_LAYOUTS}", hint="check the path")
+    return path.resolve()
+
+
+def _pictures(folder: Path) -> PictureList:
+    source = FolderSource(folder)
+    names = source.names()
+    if not names:
+        raise DataError(f"no pictures in {folder}", expected=f"files ending in {_KINDS}, nested folders allowed")
+    return PictureList(source, names)
+
+
+def _parted(root: Path, joint: str) -> UnpairedDataset:
+    """The layouts of CycleGAN (``joint`` "") and CycleGAN-Turbo ("_")."""
+    train, validation, test = (_part(root, f"{stem}{joint}") for stem in ("train", "val", "test"))
+    assert train is not None
+    if validation is None:
+        train, validation = _hold_out(train)
+    return UnpairedDataset(root.name, ("A", "B"), train, validation, test, prompts=_prompts(root))
+
+
+def _part(root: Path, stem: str) -> Part | None:
+    a, b = root / f"{stem}A", root / f"{stem}B"
+    if a.is_dir() != b.is_dir():
+        there, missing = (a, b) if a.is_dir() else (b, a)
+        raise DataError(f"{root} has {there.name} but no {missing.name}", expected=_LAYOUTS)
+    return (_pictures(a), _pictures(b)) if a.is_dir() else None
+
+
+def _prompts(root: Path) -> tuple[str, str] | None:
+    a, b = root / "fixed_prompt_a.txt", root / "fixed_prompt_b.txt"
+    if not a.exists() and not b.exists():
+        return None
+    try:
+        return a.read_text("utf-8-sig").strip(), b.read_text("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot read the prompts of {root}: {error}", expected=f"{a.name} and {b.name} in UTF-8"
+        ) from None
+
+
+def _two_subfolders(root: Path) -> tuple[Path, Path]:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = FolderSource(root).names()
+    holding = [folder for folder in folders if any(name.startswith(f"{folder.name}/") for name in names)]
+    loose = sum("/" not in name for name in names)
+    if len(holding) == 2 and not loose and not {folder.name.lower() for folder in holding} <= _PART_NAMES:
+        return holding[0], holding[1]
+    found = f"{loose} pictures and {len(holding)} sub-folders of pictures"
+    if holding:
+        found += " (" + ", ".join(folder.name for folder in holding[:6]) + (", ..." if len(holding) > 6 else "") + ")"
+    raise DataError(
+        f"{root} is in no known layout: it holds {found}",
+        expected=_LAYOUTS,
+        hint=f"pictures end in {_KINDS}; for one folder a domain, give both folders",
+    )
+
+
+def _two_folders(name: str, a: Path, b: Path) -> UnpairedDataset:
+    train, validation = _hold_out((_pictures(a), _pictures(b)))
+    return UnpairedDataset(name, _domain_names(a, b), train, validation)
+
+
+def _domain_names(a: Path, b: Path) -> tuple[str, str]:
+    """The last folder names in which the paths differ: .../horse/train, .../zebra/train give horse, zebra."""
+    for names in zip(reversed(a.parts), reversed(b.parts), strict=False):
+        if names[0] != names[1]:
+            return names
+    raise DataError(f"{a} was given for both domains", expected="two different folders")
+
+
+def _hold_out(part: Part) -> tuple[Part, Part | None]:
+    """Take the validation pictures out of the training pictures, as the module's docstring says."""
+    counts = [min(64, len(pictures) // 20) for pictures in part]
+    if 0 in counts:
+        return part, None
+    pairs = [_take(pictures, count) for pictures, count in zip(part, counts, strict=True)]
+    return (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
+
+
+def _take(pictures: PictureList, count: int) -> tuple[PictureList, PictureList]:
+    drawn = sorted(pictures.names, key=lambda name: hashlib.sha256(f"validation:{name}".encode()).digest())
+    held = set(drawn[:count])
+    rest = [name for name in pictures.names if name not in held]
+    return PictureList(pictures.source, rest), PictureList(pictures.source, drawn[:count])

@@ -1,0 +1,92 @@
+"""Reading one picture of any common kind as plain 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cyclevar.core.errors import PictureError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+# Only these decoders run: Pillow knows formats (EPS) that start another program.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+
+# What Pillow's decoders raise on damaged files, besides UnidentifiedImageError (an OSError).
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def read_picture(source: Path | bytes | bytearray | memoryview, *, name: str | None = None) -> Image.Image:
+    """Read a picture as mode RGB, 8 bits a channel.
+
+    The EXIF orientation is applied; more than 8 bits are scaled, not clipped; transparency is laid on white; of an
+    animation the first frame is taken.
+
+    Args:
+        source: a file, or its content.
+        name: what to call the picture in errors; the path if not given.
+
+    Raises:
+        PictureError: the file cannot be opened, is empty, damaged, no picture, or has so many pixels that it could only
+            be an attack (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``).
+    """
+    try:
+        data = source.read_bytes() if isinstance(source, Path) else bytes(source)
+        if not data:
+            raise ValueError("the file is empty")
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            opened.load()
+            return _to_rgb(ImageOps.exif_transpose(opened))
+    except _DECODER_ERRORS as error:
+        called = name or (str(source) if isinstance(source, Path) else "(bytes)")
+        raise PictureError(f"cannot read the picture {called}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture, or none of " + ", ".join(_FORMATS)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
+    if picture.has_transparency_data:
+        opaque = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale grey values to 0..255.
+
+    The file does not say where white is: 65535 for 16 bits; for wider integers and floats the least of 1 (floats only),
+    255 (floats only), 65535 and 2**31 - 1 that no value exceeds.
+    """
+    values = np.nan_to_num(values)
+    whites = (1.0, 255.0, 65535.0, 2.0**31 - 1) if values.dtype.kind == "f" else (65535.0, 2.0**31 - 1)
+    white = next((white for white in whites if values.max() <= white), whites[-1])
+    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
