@@ -1,1 +1,34 @@
-"""cyclevar: one-pass unpaired image translation with next-scale autoregressive models."""
+"""cyclevar: unpaired image translation in one pass of a pretrained next-scale autoregressive model.
+
+The names below are imported when they are first used, so ``import cyclevar`` itself is quick and imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cyclevar.core.hookspecs import hookimpl as hookimpl
+    from cyclevar.core.schedule import ScaleSchedule as ScaleSchedule
+
+    __version__: str
+
+_NAMES = {
+    "ScaleSchedule": "cyclevar.core.schedule",
+    "hookimpl": "cyclevar.core.hookspecs",
+}
+
+__all__ = ["ScaleSchedule", "__version__", "hookimpl"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("cyclevar")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

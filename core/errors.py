@@ -19,6 +19,12 @@ import difflib
 from collections.abc import Iterable
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question that offers the known name most like ``name``; empty when none is like it."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 class CyclevarError(Exception):
     """Base of every error that the user can act on.
 
@@ -47,12 +53,10 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        suggestion = f"did you mean {near[0]!r}?" if near else ""
         super().__init__(
             f"there is no {kind} named {name!r}",
             expected="one of " + ", ".join(known) if known else f"a registered {kind} (none is registered)",
-            hint=" ".join(part for part in (suggestion, hint) if part),
+            hint=" ".join(part for part in (nearest(name, known), hint) if part),
         )
         self.kind, self.name, self.known = kind, name, known
 

@@ -33,7 +33,7 @@ class Train(Settings):
 class Run(Settings):
     name: str
     train: Train = Train()
-    extra: dict[str, Optimizer] = {}
+    extra: dict[str, Optimizer] = Field(default_factory=dict)
 
 
 def message(data: dict[str, object], kind: type[ConfigError] = ConfigError) -> str:

@@ -1,0 +1,165 @@
+"""The command line ``cyclevar``: which commands there are, and the one place where errors become a line and a code.
+
+A command is imported when it is run or when the help lists it; none imports torch before it runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+import typer
+import typer.core
+import typer.main
+
+from cyclevar.cli._common import complain
+from cyclevar.core.errors import CyclevarError, UnknownNameError
+from cyclevar.core.manager import get_manager
+
+COMMANDS = {
+    "plugins": "cyclevar.cli.plugins:command",
+}
+"""Name -> "module:attribute" in the order of the help; the attribute is a function, or a typer app with commands."""
+
+Command = typer.core.TyperCommand | typer.core.TyperGroup
+
+# Typer carries its own copy of click in some releases and needs the separate one in others. Its public BadParameter is
+# the same class either way, and so are its bases: BadParameter, UsageError, ClickException.
+ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands of the table and, behind them, those of the plugins; each is imported when it is looked up."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, for the help."""
+        return [*COMMANDS, *_plugin_commands()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Command | None:
+        """The command of that name, if there is one."""
+        return _own_command(cmd_name) if cmd_name in COMMANDS else _plugin_commands().get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        """The command that ``args`` begin with. Raises UnknownNameError for a name that nobody added."""
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is None and not name.startswith("-"):
+            raise UnknownNameError("command", name, self.list_commands(ctx), hint="`cyclevar --help` describes them")
+        return super().resolve_command(ctx, args) if command is None else (name, command, args[1:])
+
+
+def _own_command(name: str) -> Command:
+    module, _, attribute = COMMANDS[name].partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    app = typer.Typer(rich_markup_mode=None)
+    if isinstance(target, typer.Typer):
+        app.add_typer(target, name=name)
+    else:
+        app.command(name)(target)
+    return _commands_of(app)[name]
+
+
+@functools.cache
+def _plugin_commands() -> dict[str, Command]:
+    """The commands that plugins add; one that fails or takes a used name is left out with a warning."""
+    owners = dict.fromkeys(COMMANDS, "cyclevar itself")
+    commands: dict[str, Command] = {}
+    manager = get_manager()
+    for plugin in manager.plugins:
+        app = typer.Typer(rich_markup_mode=None)
+        try:
+            manager.call(plugin, "cyclevar_commands", app=app)
+        except CyclevarError as error:
+            complain("warning", error)
+            continue
+        for name, command in _commands_of(app).items():
+            if name in owners:
+                complain("warning", f"plugin {plugin.name} adds a command {name!r}, which {owners[name]} has already")
+                continue
+            owners[name] = f"plugin {plugin.name}"
+            commands[name] = command
+    return commands
+
+
+def _commands_of(app: typer.Typer) -> dict[str, Command]:
+    return cast(dict[str, Command], typer.main.get_group(app).commands)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from cyclevar import __version__
+
+        typer.echo(f"cyclevar {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Unpaired image translation in one pass of a pretrained next-scale autoregressive model (CycleVAR)."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for what the user can act on, 130 when interrupted.
+
+    With ``CYCLEVAR_DEBUG=1`` the traceback of an error stands before its line.
+    """
+    app = typer.Typer(rich_markup_mode=None)
+    app.callback(cls=Commands, invoke_without_command=True)(_root)
+    log, lines = logging.getLogger("cyclevar"), _Lines()
+    log.addHandler(lines)
+    try:
+        result = typer.main.get_group(app).main(
+            args=None if arguments is None else list(arguments), prog_name="cyclevar", standalone_mode=False
+        )
+    except CyclevarError as error:
+        return _fail(error, str(error), error.exit_code)
+    except ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is a whole help page
+            typer.echo(error, err=True)
+            return 2
+        return _fail(error, _usage(error), 2)
+    except OSError as error:
+        return _fail(error, f"{error.strerror}: {error.filename}" if error.filename else str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    finally:
+        log.removeHandler(lines)
+    return result if isinstance(result, int) else 0
+
+
+class _Lines(logging.Handler):
+    """Prints what cyclevar logs, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.levelname.lower(), record.getMessage())
+
+
+def _fail(error: Exception, line: str, code: int) -> int:
+    if os.environ.get("CYCLEVAR_DEBUG", "") not in ("", "0"):
+        traceback.print_exception(error)
+    complain("error", line)
+    return code
+
+
+def _usage(error: Any) -> str:
+    """One line for a wrong option or argument: what, the nearest known option, where the help is."""
+    near = getattr(error, "possibilities", None)
+    problem = f"{error.message} (did you mean {near[0]}?)" if near else error.format_message().rstrip(".")
+    where = error.ctx.command_path if getattr(error, "ctx", None) else "cyclevar"
+    return f"{problem}; `{where} --help` describes the options"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
