@@ -86,7 +86,7 @@ class Manager:
         """
         first = getattr(self._pluggy.hook, hook).spec.argnames[0]
         for implementation in self._implementations(hook):
-            result = _run(implementation, {first: subject, **others})
+            result = _run(hook, implementation, {first: subject, **others})
             subject = subject if result is None else result
         return subject
 
@@ -94,7 +94,7 @@ class Manager:
         """Call one hook of one plugin, if it has it. Raises PluginError when it fails."""
         for implementation in self._implementations(hook):
             if implementation.plugin_name == plugin.name:
-                _run(implementation, arguments)
+                _run(hook, implementation, arguments)
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """In the order of loading, but those marked ``tryfirst`` before and those marked ``trylast`` after the rest."""
@@ -178,15 +178,14 @@ def _hooks(module: object) -> tuple[str, ...]:
     return tuple(hooks)
 
 
-def _run(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+def _run(hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
     try:
         return implementation.function(*(arguments[name] for name in implementation.argnames))
     except CyclevarError:
         raise
     except Exception as error:
         raise PluginError(
-            f"plugin {implementation.plugin_name} failed in {implementation.function.__name__}:"
-            f" {type(error).__name__}: {error}",
+            f"plugin {implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}",
             hint=f"repair it, uninstall it, or leave it out with {SWITCH}",
         ) from error
 
