@@ -1,0 +1,113 @@
+"""Tensors on disk: atomic writes, safetensors files, and safe loading of published ``.pth`` files.
+
+A file is whole or absent: it is written beside its place, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cyclevar.core.errors import CheckpointError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file, then put it in place of ``path``; an earlier file survives any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} could not be saved ({error})",
+            hint="free some disk space or choose another folder; what was saved before is untouched",
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8") and None)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a safetensors file atomically; ``metadata`` values are stored as JSON."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {name: json.dumps(value) for name, value in (metadata or {}).items()}
+    write_atomically(path, lambda partial: safetensors.torch.save_file(plain, partial, metadata=header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a safetensors file: its tensors (on the CPU) and its metadata."""
+    require_file(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({error})",
+            expected="a file that cyclevar wrote",
+            hint="use an earlier checkpoint or download it again",
+        ) from error
+
+
+def load_published(path: Path, wrappers: Sequence[Sequence[str]] = ()) -> dict[str, Tensor]:
+    """A state dict from a published file: ``.safetensors``, or a ``.pth`` of plain tensors, memory-mapped.
+
+    Nothing is unpickled but tensors and plain containers. ``wrappers`` lists key paths under which training
+    checkpoints nest the wanted state dict, such as ``("trainer", "vae_local")``.
+    """
+    require_file(path)
+    if path.suffix == ".safetensors":
+        return load_tensors(path)[0]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than plain tensors and was not opened, since that could run foreign code",
+            expected="a state dict of tensors",
+            hint="convert it to safetensors where you trust it",
+        ) from error
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as a PyTorch checkpoint ({first_line})",
+            expected="a whole .pth or .safetensors file",
+            hint="download it again",
+        ) from error
+    for wrapper in wrappers:
+        inner = content
+        for key in wrapper:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if inner is not None:
+            content = inner
+            break
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path} is not a state dict (it holds {keys})", expected="names mapped to tensors")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def require_file(path: Path) -> None:
+    """Raise `CheckpointError` unless ``path`` is a file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file", expected="a weights file", hint="check the path")

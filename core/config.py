@@ -1,0 +1,110 @@
+"""Settings of the commands: what a run's ``config.yaml`` holds. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from cyclevar.core.settings import Settings
+
+
+class LoopConfig(Settings):
+    """How long to train and how often to look."""
+
+    steps: PositiveInt
+    log_every: PositiveInt = 20
+    validate_every: PositiveInt = 500
+    sample_every: PositiveInt = 500
+    save_every: PositiveInt = 250
+    keep: PositiveInt = 2
+    """Checkpoints to keep."""
+
+
+class DataConfig(Settings):
+    """Which pictures to train on."""
+
+    source: str = "emoji"
+    """The built-in set, or a folder in any of the layouts of docs/data.md."""
+    other: str | None = None
+    """A second folder, where the two domains lie apart."""
+    size: PositiveInt = 64
+    """Side of the training pictures, in pixels."""
+    load_size: PositiveInt | None = None
+    """Side to resize to before a random crop of ``size``; None for no cropping."""
+    flip: bool = False
+    skin_tones: bool = False
+    """Train on the skin-tone variants of the built-in set too."""
+
+
+class OptimizerConfig(Settings):
+    """AdamW with linear warm-up, then constant or cosine decay to zero."""
+
+    learning_rate: PositiveFloat
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.01
+    warmup: NonNegativeInt = 100
+    decay: Literal["constant", "cosine"] = "constant"
+    clip: PositiveFloat = 1.0
+    """Largest gradient norm."""
+
+
+class TokenizerPretraining(Settings):
+    """Stage ``tokenizer``: autoencoder, code book by k-means, quantized training, adversarial finish."""
+
+    loop: LoopConfig = LoopConfig(steps=9000)
+    batch_size: PositiveInt = 8
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=1e-4, warmup=100, decay="cosine"
+    )
+    autoencoder_steps: NonNegativeInt = 1000
+    """Updates without quantization, with noise on the latent instead."""
+    latent_noise: NonNegativeFloat = 0.25
+    """Noise in the autoencoder stage, relative to the latent's standard deviation."""
+    kmeans_pictures: PositiveInt = 256
+    kmeans_iterations: PositiveInt = 12
+    refill_every: PositiveInt = 100
+    """Updates between refills of codes that nothing uses."""
+    commitment: NonNegativeFloat = 0.25
+    squared_error: NonNegativeFloat = 4.0
+    """Weight of the squared error beside the absolute one."""
+    perceptual: NonNegativeFloat = 0.5
+    perceptual_from: NonNegativeInt = 5500
+    """First update with the perceptual loss."""
+    adversarial: NonNegativeFloat = 0.3
+    """Weight of the adversarial gradient relative to the reconstruction's, at the picture."""
+    adversarial_from: NonNegativeInt = 6800
+    """First update with the discriminator."""
+    discriminator: str = "patchgan"
+    discriminator_learning_rate: PositiveFloat = 4e-4
+    ema: float = Field(0.998, ge=0, lt=1)
+
+
+class BackbonePretraining(Settings):
+    """Stage ``backbone``: next-scale prediction with class labels (VAR Sec. 4)."""
+
+    loop: LoopConfig = LoopConfig(steps=3000)
+    batch_size: PositiveInt = 16
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup=100, decay="cosine", clip=2.0
+    )
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of labels replaced by the null condition, which guidance needs."""
+    ema: float = Field(0.998, ge=0, lt=1)
+
+
+class PretrainConfig(Settings):
+    """``cyclevar pretrain``."""
+
+    backbone: str = "var"
+    preset: str = "tiny"
+    model: dict[str, Any] = {}
+    """Changes to the preset, by section: tokenizer, backbone, schedule."""
+    stage: Literal["tokenizer", "backbone"] = "tokenizer"
+    weights: str | None = None
+    """Weights to start from: a model file of cyclevar. Stage backbone needs one with a trained tokenizer."""
+    data: DataConfig = DataConfig(skin_tones=True)
+    tokenizer: TokenizerPretraining = TokenizerPretraining()
+    transformer: BackbonePretraining = BackbonePretraining()
+    seed: int = 0
+    precision: Literal["auto", "float32", "bf16"] = "auto"

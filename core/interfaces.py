@@ -1,0 +1,214 @@
+"""What a family brings: a tokenizer, its quantizer, a backbone; and what judges pictures: a discriminator.
+
+Shapes: images ``[B,3,H,W]`` float in [-1,1]; a latent ``[B,C,h,w]``; a map ``[B,C,h_k,w_k]`` is what one scale of the
+schedule adds to the latent; tokens are maps packed row-major, ``[B,L,C]`` with ``L = sum h_k*w_k``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cyclevar.core.schedule import ScaleSchedule
+
+if TYPE_CHECKING:
+    from cyclevar.core.attention import Visibility
+    from cyclevar.core.cache import KeyValueCache
+
+Start = Literal["replace", "add"]
+"""How a map given at scale 0 meets the start token: instead of it, or added to it (specs of CycleVAR Eq. 8)."""
+
+Targets = Sequence[int | str] | Tensor
+"""One class id, domain name or prompt per picture."""
+
+
+class Quantized(NamedTuple):
+    """Quantized vectors and their codes.
+
+    ``maps``: float, in the layout of what was quantized (``[B,C,h,w]``, or ``[...,C]`` from logits);
+    ``codes``: int64 ``[B,h,w]`` indices, or bool ``[B,h,w,d]`` bits, without the channel axis.
+    """
+
+    maps: Tensor
+    codes: Tensor
+
+
+@dataclass(frozen=True)
+class ScaleState:
+    """A latent under construction: ``value`` after the first ``scale`` maps of ``schedule`` were absorbed."""
+
+    schedule: ScaleSchedule
+    scale: int
+    value: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Size ``(h_k, w_k)`` of the map that comes next."""
+        return self.schedule.sizes[self.scale]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the backbone is told about the target domain, one row per picture.
+
+    ``vector``: float ``[B,D]``; ``tokens``: float ``[B,T,D_text]`` or None, of which the first ``lengths`` (int64
+    ``[B]``) count; ``null``: the same for "no condition", which guidance contrasts with.
+    """
+
+    vector: Tensor
+    tokens: Tensor | None = None
+    lengths: Tensor | None = None
+    null: Condition | None = None
+
+    def __len__(self) -> int:
+        return self.vector.shape[0]
+
+    def with_null(self) -> Condition:
+        """The batch doubled: every row with its condition, then every row with the null condition."""
+        if self.null is None:
+            raise ValueError("this condition has no null counterpart")
+        joined: dict[str, Tensor | None] = {}
+        for field in fields(self):
+            mine, other = getattr(self, field.name), getattr(self.null, field.name)
+            joined[field.name] = torch.cat([mine, other]) if isinstance(mine, Tensor) else None
+        return Condition(**joined)  # type: ignore[arg-type]
+
+
+class Quantizer(nn.Module, ABC):
+    """Vectors to codes and back, hard or soft. Vectors are ``[B,C,h,w]`` in ``quantize``, ``[...,C]`` elsewhere."""
+
+    channels: int
+    logit_dim: int
+
+    @abstractmethod
+    def quantize(self, maps: Tensor) -> Quantized:
+        """Nearest code of every position of ``[B,C,h,w]``; gradients pass straight through to ``maps``."""
+
+    @abstractmethod
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes to vectors ``[...,C]``."""
+
+    @abstractmethod
+    def relax(self, logits: Tensor, temperature: float, gumbel: bool = False) -> Tensor:
+        """Softmax Relaxed Quantization: logits ``[...,logit_dim]`` to the expected code ``[...,C]``, float32 (Eq. 10-11).
+
+        ``gumbel`` adds Gumbel noise to the logits before the division by ``temperature``.
+        """
+
+    @abstractmethod
+    def harden(self, logits: Tensor) -> Quantized:
+        """The most probable code of every position, vectors ``[...,C]``: the limit of ``relax`` at temperature 0."""
+
+    @abstractmethod
+    def sample(
+        self, logits: Tensor, top_k: int = 0, top_p: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw codes from logits ``[...,logit_dim]`` after top-k and top-p filtering (0 switches a filter off)."""
+
+    @abstractmethod
+    def nll(self, logits: Tensor, codes: Tensor) -> Tensor:
+        """Negative log-likelihood of ``codes`` in nats, float32, without the last axis of ``logits``."""
+
+
+class Tokenizer(nn.Module, ABC):
+    """Images to latents, latents to images, and the recursion that builds a latent scale by scale.
+
+    The recursion is pure: no method changes what it was given, so a state can be kept, selected or rewound.
+    """
+
+    stride: int
+    channels: int
+    quantizer: Quantizer
+    default_schedule: ScaleSchedule
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Images ``[B,3,H,W]`` in [-1,1] to latents ``[B,C,H/stride,W/stride]``."""
+
+    @abstractmethod
+    def decode(self, latent: Tensor, *, clamp: bool = True) -> Tensor:
+        """Latents to images in [-1,1]; ``clamp=False`` leaves values outside, for losses with gradients there."""
+
+    @abstractmethod
+    def begin(self, batch: int, schedule: ScaleSchedule) -> ScaleState:
+        """The empty state, before the first scale."""
+
+    @abstractmethod
+    def target(self, latent: Tensor, state: ScaleState) -> Tensor:
+        """What the map of scale ``state.scale`` should encode so that the states approach ``latent``."""
+
+    @abstractmethod
+    def absorb(self, state: ScaleState, part: Tensor) -> ScaleState:
+        """The state after the map ``part`` of scale ``state.scale``."""
+
+    @abstractmethod
+    def next_input(self, state: ScaleState) -> Tensor | None:
+        """The map that a backbone reads at scale ``state.scale``; None at scale 0, where the start token stands."""
+
+    @abstractmethod
+    def latent(self, state: ScaleState) -> Tensor:
+        """The latent built so far, at full size; of a partial state, a preview."""
+
+    @abstractmethod
+    def context(self, maps: Sequence[Tensor], schedule: ScaleSchedule, latent: Tensor | None = None) -> list[Tensor]:
+        """F_1..F_K, the source features of every scale that a translating backbone reads (CycleVAR Eq. 5).
+
+        With the continuous ``latent`` that ``maps`` quantize, gradients pass straight through to it.
+        """
+
+    @abstractmethod
+    def upsample(self, part: Tensor, size: tuple[int, int]) -> Tensor:
+        """A map at the size of a finer scale, with the kernel of this family."""
+
+    def as_latent(self, part: Tensor) -> Tensor:
+        """A full-size map in the layout of the latent (they differ where maps are patchified)."""
+        return part
+
+
+class Backbone(nn.Module, ABC):
+    """A next-scale autoregressive transformer.
+
+    One call serves teacher forcing, parallel translation and cached single-scale steps; all three agree to rounding.
+    """
+
+    depth: int
+    logit_dim: int
+
+    @abstractmethod
+    def condition(self, targets: Targets) -> Condition:
+        """Class ids, domain names or prompts, one per picture, with the null condition attached."""
+
+    @abstractmethod
+    def forward(
+        self,
+        features: Sequence[Tensor | None],
+        condition: Condition,
+        schedule: ScaleSchedule,
+        *,
+        first: int = 0,
+        cache: KeyValueCache | None = None,
+        visibility: Visibility | None = None,
+        start: Start = "replace",
+    ) -> Tensor:
+        """Logits ``[B,l,logit_dim]`` (float32) of the scales ``first .. first+len(features)-1``.
+
+        ``features``: one map per scale; None at scale 0 is the start token. ``cache`` holds keys and values of
+        the scales before ``first``. ``visibility`` says which scale sees which (default: scale-causal).
+        """
+
+    @abstractmethod
+    def guide(self, logits: Tensor, null_logits: Tensor, strength: float, scale: int, schedule: ScaleSchedule) -> Tensor:
+        """Classifier-free guidance as this family defines it, for the logits of one scale."""
+
+
+class Discriminator(nn.Module, ABC):
+    """Judges whether pictures belong to a domain: trainable heads, possibly over frozen features."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images ``[B,3,H,W]`` in [-1,1] to logit maps, one tensor per head, larger means more real."""

@@ -1,0 +1,63 @@
+"""The multi-scale recursion, written once over the `Tokenizer` interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cyclevar.core.interfaces import Tokenizer
+from cyclevar.core.schedule import ScaleSchedule
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """A latent as a pyramid of codes.
+
+    ``codes``: one int64 ``[B,h_k,w_k]`` (or bits) a scale; ``maps``: their vectors R_k ``[B,C,h_k,w_k]``, detached;
+    ``latent``: the quantized latent F ``[B,C,h,w]``, detached.
+    """
+
+    codes: tuple[Tensor, ...]
+    maps: tuple[Tensor, ...]
+    latent: Tensor
+
+
+@torch.no_grad()
+def tokenize(tokenizer: Tokenizer, latent: Tensor, schedule: ScaleSchedule) -> Pyramid:
+    """Quantize a latent scale by scale (VAR Algorithm 1).
+
+    Carries no gradient: the straight-through path of the whole quantizer is laid once, by `Tokenizer.context`.
+    """
+    state = tokenizer.begin(latent.shape[0], schedule)
+    codes, maps = [], []
+    for _ in schedule.sizes:
+        quantized = tokenizer.quantizer.quantize(tokenizer.target(latent, state))
+        codes.append(quantized.codes)
+        maps.append(quantized.maps)
+        state = tokenizer.absorb(state, quantized.maps)
+    return Pyramid(tuple(codes), tuple(maps), tokenizer.latent(state))
+
+
+def compose(
+    tokenizer: Tokenizer, maps: Sequence[Tensor], schedule: ScaleSchedule, *, last_only: bool = False
+) -> Tensor:
+    """The latent ``[B,C,h,w]`` that the maps of all scales build, or that the last map builds alone (Eq. 9, Table 4)."""
+    state = tokenizer.begin(maps[-1].shape[0], schedule)
+    if last_only:
+        state, maps = replace(state, scale=len(schedule) - 1), maps[-1:]
+    for part in maps:
+        state = tokenizer.absorb(state, part)
+    return tokenizer.latent(state)
+
+
+def teacher_inputs(tokenizer: Tokenizer, maps: Sequence[Tensor], schedule: ScaleSchedule) -> list[Tensor | None]:
+    """What a backbone reads at every scale when the true maps are known: None, then one map a scale (VAR Sec. 3.2)."""
+    state = tokenizer.begin(maps[0].shape[0], schedule)
+    inputs: list[Tensor | None] = []
+    for part in maps:
+        inputs.append(tokenizer.next_input(state))
+        state = tokenizer.absorb(state, part)
+    return inputs

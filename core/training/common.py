@@ -1,0 +1,91 @@
+"""Pieces that the trainings share: learning-rate schedule, moving averages, gradient norms, the data stream."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cyclevar.core.config import OptimizerConfig
+from cyclevar.core.data.batches import UnpairedBatches
+from cyclevar.core.interfaces import Discriminator
+from cyclevar.core.manager import get_manager
+
+
+def make_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:
+    """AdamW over the trainable parameters; vectors, embeddings and scalars are not decayed (VAR's recipe)."""
+    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    plain = [p for name, p in trainable if p.squeeze().ndim < 2 or _undecayed(name)]
+    decayed = [p for name, p in trainable if not (p.squeeze().ndim < 2 or _undecayed(name))]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=config.learning_rate, betas=config.betas)
+
+
+def _undecayed(name: str) -> bool:
+    return any(part in name for part in ("embedding", "position", "codebook", "modulation_offset", "log_scale"))
+
+
+def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then constant or cosine decay; returns the rate used for update ``step``."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup, 1))
+    if config.decay == "cosine" and step >= config.warmup:
+        progress = (step - config.warmup) / max(steps - config.warmup, 1)
+        rate *= 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def moving_average(module: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights; call its ``update_parameters`` after every update."""
+    return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+
+
+def gradient_norm(loss: Tensor, at: Tensor) -> Tensor:
+    """Norm of the gradient of ``loss`` at one tensor of its graph, which is kept."""
+    (gradient,) = torch.autograd.grad(loss, at, retain_graph=True)
+    return gradient.norm()
+
+
+def build_discriminator(name: str, settings: dict[str, object]) -> Discriminator:
+    """A registered discriminator with the given settings."""
+    from cyclevar.core.settings import validate
+
+    entry = get_manager().registry.get("discriminator", name)
+    config_class = entry.load_config()
+    discriminator = entry.load()(validate(config_class, settings) if config_class else None)  # type: ignore[type-var]
+    assert isinstance(discriminator, Discriminator)
+    return discriminator
+
+
+class Stream:
+    """Batches by step, prefetched while the steps come in order."""
+
+    def __init__(self, batches: UnpairedBatches) -> None:
+        self._batches = batches
+        self._next: int | None = None
+        self._iterator: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self.seconds = 0.0
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of update ``step``."""
+        begun = time.perf_counter()
+        if step != self._next:
+            self._iterator = self._batches.iterate(step)
+        self._next = step + 1
+        pair = next(self._iterator)
+        self.seconds += time.perf_counter() - begun
+        return pair
+
+    def waited(self) -> float:
+        """Seconds spent in `batch` since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds

@@ -1,0 +1,239 @@
+"""Training a tokenizer: autoencoder, then its code book, then both together, then an adversarial finish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from cyclevar.core.config import TokenizerPretraining
+from cyclevar.core.data.batches import UnpairedBatches
+from cyclevar.core.evaluation.perceptual import perceptual_distance
+from cyclevar.core.interfaces import Tokenizer
+from cyclevar.core.pyramid import Pyramid, tokenize
+from cyclevar.core.training.common import (
+    Stream,
+    build_discriminator,
+    gradient_norm,
+    make_optimizer,
+    moving_average,
+    set_learning_rate,
+)
+from cyclevar.core.training.loop import Task
+from cyclevar.core.training.runs import Parts
+
+
+def psnr(images: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each picture, both ``[B,3,H,W]`` in [-1,1] (peak 2): float ``[B]``."""
+    error = (images - reference).square().mean((1, 2, 3))
+    return 10 * torch.log10(4 / error.clamp_min(1e-10))
+
+
+def round_trip(tokenizer: Tokenizer, images: Tensor) -> Tensor:
+    """Images encoded, quantized over the default schedule and decoded: what the tokenizer can keep of them."""
+    schedule = tokenizer.default_schedule
+    latent = tokenizer.encode(images)
+    return tokenizer.decode(tokenize(tokenizer, latent, schedule).latent)
+
+
+def quantizer_loss(tokenizer: Tokenizer, latent: Tensor, pyramid: Pyramid, commitment: float) -> tuple[Tensor, Tensor]:
+    """Code book and commitment loss over all partial sums of the pyramid (VAR's tokenizer objective).
+
+    Returns the loss and the relative squared error of the final latent.
+    """
+    state = tokenizer.begin(latent.shape[0], tokenizer.default_schedule)
+    loss = latent.new_zeros(())
+    for codes in pyramid.codes:
+        state = tokenizer.absorb(state, tokenizer.quantizer.lookup(codes).permute(0, 3, 1, 2))
+        partial = tokenizer.latent(state)
+        loss = loss + F.mse_loss(partial, latent.detach()) + commitment * F.mse_loss(partial.detach(), latent)
+    error = (tokenizer.latent(state) - latent).detach().square().mean() / latent.detach().square().mean()
+    return loss / len(pyramid.codes), error
+
+
+@torch.no_grad()
+def collect_targets(tokenizer: Tokenizer, latents: Tensor) -> list[Tensor]:
+    """The vectors that each scale has to quantize, ``[n,C]`` a scale."""
+    state = tokenizer.begin(latents.shape[0], tokenizer.default_schedule)
+    targets = []
+    for _ in tokenizer.default_schedule.sizes:
+        target = tokenizer.target(latents, state)
+        targets.append(target.permute(0, 2, 3, 1).flatten(0, 2))
+        state = tokenizer.absorb(state, tokenizer.quantizer.quantize(target).maps)
+    return targets
+
+
+@torch.no_grad()
+def fit_codebook(tokenizer: Tokenizer, latents: Tensor, iterations: int, generator: torch.Generator) -> None:
+    """Residual k-means: Lloyd steps over the vectors of all scales, gathered anew each time since they are residuals.
+
+    Every scale has an equal say, however few its vectors. Empty clusters restart from random vectors.
+    """
+    codebook = tokenizer.quantizer.get_parameter("codebook")
+    size = codebook.shape[0]
+    for iteration in range(iterations):
+        targets = collect_targets(tokenizer, latents) if iteration else [latents.permute(0, 2, 3, 1).flatten(0, 2)]
+        vectors, weights = torch.cat(targets), torch.cat([torch.full((len(t),), len(t) ** -0.5) for t in targets])
+        if iteration == 0:
+            shrink = torch.logspace(0, -1.5, size)[:, None]
+            codebook.copy_(vectors[torch.randint(len(vectors), (size,), generator=generator)] * shrink)
+            continue
+        nearest = torch.cat(
+            [(codebook.square().sum(1) - 2 * part @ codebook.T).argmin(1) for part in vectors.split(16384)]
+        )
+        mass = torch.zeros(size).index_add_(0, nearest, weights)
+        sums = torch.zeros_like(codebook).index_add_(0, nearest, vectors * weights[:, None])
+        fresh = vectors[torch.randint(len(vectors), (size,), generator=generator)]
+        codebook.copy_(torch.where((mass > 0)[:, None], sums / mass.clamp_min(1e-12)[:, None], fresh))
+
+
+class TokenizerTask(Task):
+    """Trains a tokenizer on the pictures of both domains."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        config: TokenizerPretraining,
+        batches: UnpairedBatches,
+        validation: tuple[Tensor, Tensor],
+        seed: int,
+    ) -> None:
+        self.config, self.validation, self.seed = config, validation, seed
+        self.pictures_per_step = config.batch_size
+        self.tokenizer = tokenizer
+        self.ema = moving_average(tokenizer, config.ema)
+        self.optimizer = make_optimizer(tokenizer, config.optimizer)
+        self.discriminator = build_discriminator(config.discriminator, {})
+        self.discriminator_optimizer = make_optimizer(
+            self.discriminator,
+            config.optimizer.model_copy(
+                update={"learning_rate": config.discriminator_learning_rate, "betas": (0.5, 0.99)}
+            ),
+        )
+        self.usage = nn.Module()
+        self.codebook = getattr(tokenizer.quantizer, "codebook", None)
+        if self.codebook is not None:
+            self.usage.register_buffer("hits", torch.zeros(len(self.codebook)))
+        self.stream, self.batches = Stream(batches), batches
+        self.perceptual = perceptual_distance() if config.perceptual else None
+
+    def parts(self) -> Parts:
+        return {
+            "tokenizer": self.tokenizer,
+            "ema": self.ema,
+            "optimizer": self.optimizer,
+            "discriminator": self.discriminator,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "usage": self.usage,
+        }
+
+    def waited(self) -> float:
+        return self.stream.waited()
+
+    def update(self, step: int) -> Mapping[str, float]:
+        config = self.config
+        if step == config.autoencoder_steps and self.codebook is not None:
+            self._fit_codebook()
+        rate = set_learning_rate(self.optimizer, config.optimizer, step, config.loop.steps)
+        images = torch.cat(self.stream.batch(step))
+        latent = self.tokenizer.encode(images)
+        values: dict[str, Tensor] = {}
+        if step < config.autoencoder_steps:
+            noisy = latent + config.latent_noise * latent.detach().std() * torch.randn_like(latent)
+            output = self.tokenizer.decode(noisy, clamp=False)
+            loss = 1e-3 * latent.square().mean()
+        else:
+            schedule = self.tokenizer.default_schedule
+            pyramid = tokenize(self.tokenizer, latent, schedule)
+            loss, values["latent_error"] = quantizer_loss(self.tokenizer, latent, pyramid, config.commitment)
+            values["quantizer"] = loss
+            latent = self.tokenizer.as_latent(self.tokenizer.context(pyramid.maps, schedule, latent=latent)[-1])
+            output = self.tokenizer.decode(latent, clamp=False)
+            self._refill(step, pyramid, images)
+        difference = output - images
+        reconstruction = difference.abs().mean() + config.squared_error * difference.square().mean()
+        if self.perceptual is not None and step >= config.perceptual_from:
+            values["perceptual"] = self.perceptual(output, images).mean()
+            reconstruction = reconstruction + config.perceptual * values["perceptual"]
+        loss = loss + reconstruction
+        if step >= config.adversarial_from:
+            logits = self.discriminator(output)
+            fooling = -torch.stack([head.mean() for head in logits]).mean()
+            ratio = gradient_norm(reconstruction, output) / gradient_norm(fooling, output).clamp_min(1e-8)
+            loss = loss + config.adversarial * ratio.clamp_max(1e4) * fooling
+            values["adversarial"] = fooling
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        values["gradient_norm"] = nn.utils.clip_grad_norm_(self.tokenizer.parameters(), config.optimizer.clip)
+        self.optimizer.step()
+        self.ema.update_parameters(self.tokenizer)
+        if step >= config.adversarial_from:
+            values["discriminator"] = self._update_discriminator(step, images, output.detach())
+        values |= {"reconstruction": reconstruction, "psnr": psnr(output.detach().clamp(-1, 1), images).mean()}
+        return {name: float(value.detach()) for name, value in values.items()} | {"learning_rate": rate}
+
+    def _update_discriminator(self, step: int, images: Tensor, output: Tensor) -> Tensor:
+        optimizer = self.config.optimizer.model_copy(
+            update={"learning_rate": self.config.discriminator_learning_rate, "decay": "constant"}
+        )
+        set_learning_rate(self.discriminator_optimizer, optimizer, step - self.config.adversarial_from, 1)
+        logits = self.discriminator(torch.cat([images, output]))
+        pairs = [head.chunk(2) for head in logits]
+        loss = torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in pairs]).mean()
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.discriminator_optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _fit_codebook(self) -> None:
+        """Start the code book from the latents of some training pictures, and phi as the identity."""
+        for phi in self.tokenizer.get_submodule("phi").children() if hasattr(self.tokenizer, "phi") else ():
+            assert isinstance(phi, nn.Conv2d)
+            nn.init.dirac_(phi.weight)
+            assert phi.bias is not None
+            nn.init.zeros_(phi.bias)
+        count = -(-self.config.kmeans_pictures // self.pictures_per_step)
+        latents = torch.cat([self.tokenizer.encode(torch.cat(self.batches.batch(step))) for step in range(count)])
+        generator = torch.Generator().manual_seed(self.seed)
+        fit_codebook(self.tokenizer, latents, self.config.kmeans_iterations, generator)
+        self.ema.module.load_state_dict(self.tokenizer.state_dict())
+
+    @torch.no_grad()
+    def _refill(self, step: int, pyramid: Pyramid, images: Tensor) -> None:
+        """Give codes that the last updates never used the values of vectors that need quantizing now."""
+        if self.codebook is None:
+            return
+        hits = self.usage.get_buffer("hits")
+        hits += torch.bincount(torch.cat([codes.flatten() for codes in pyramid.codes]), minlength=len(hits))
+        due = (step - self.config.autoencoder_steps + 1) % self.config.refill_every == 0
+        if due and step < 0.6 * self.config.loop.steps:
+            dead = (hits == 0).nonzero().flatten()
+            vectors = torch.cat(collect_targets(self.tokenizer, self.tokenizer.encode(images)))
+            chosen = vectors[torch.randperm(len(vectors))[: len(dead)]]
+            self.codebook[dead[: len(chosen)]] = chosen
+        if due:
+            hits.zero_()
+
+    @torch.no_grad()
+    def validate(self, step: int) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+        for name, images in zip(("a", "b"), self.validation, strict=True):
+            outputs = torch.cat([self._reconstruct(part, step) for part in images.split(16)])
+            found[f"psnr_{name}"] = float(psnr(outputs, images).mean())
+        return found
+
+    @torch.no_grad()
+    def sample(self, step: int) -> list[Tensor]:
+        rows = [images[:12] for images in self.validation]
+        return [row for images in rows for row in (images, self._reconstruct(images, step))]
+
+    def _reconstruct(self, images: Tensor, step: int) -> Tensor:
+        """With the averaged weights; before there is a code book, without quantization."""
+        tokenizer = self.ema.module
+        assert isinstance(tokenizer, Tokenizer)
+        if step <= self.config.autoencoder_steps:
+            return tokenizer.decode(tokenizer.encode(images))
+        return round_trip(tokenizer, images)

@@ -1,0 +1,61 @@
+"""DiffAugment: differentiable augmentation of what a discriminator sees, real and fake alike (arXiv 2006.10738)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from cyclevar.core.errors import UnknownNameError
+
+
+def _per_picture(images: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty(images.shape[0], 1, 1, 1, device=images.device, dtype=images.dtype).uniform_(low, high)
+
+
+def color(images: Tensor) -> Tensor:
+    """Random brightness (+-0.5), saturation (0 to 2) and contrast (0.5 to 1.5), one draw a picture."""
+    images = images + _per_picture(images, -0.5, 0.5)
+    grey = images.mean(1, keepdim=True)
+    images = grey + (images - grey) * _per_picture(images, 0, 2)
+    level = images.mean((1, 2, 3), keepdim=True)
+    return level + (images - level) * _per_picture(images, 0.5, 1.5)
+
+
+def translation(images: Tensor, ratio: float = 0.125) -> Tensor:
+    """Shift by up to ``ratio`` of the side, zeros moving in."""
+    batch, _, height, width = images.shape
+    device = images.device
+    limit_y, limit_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
+    dy = torch.randint(-limit_y, limit_y + 1, (batch, 1, 1), device=device)
+    dx = torch.randint(-limit_x, limit_x + 1, (batch, 1, 1), device=device)
+    rows = (torch.arange(height, device=device)[None, :, None] + dy + 1).clamp(0, height + 1)
+    columns = (torch.arange(width, device=device)[None, None, :] + dx + 1).clamp(0, width + 1)
+    padded = F.pad(images, (1, 1, 1, 1))
+    picture = torch.arange(batch, device=device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[picture, rows, columns].permute(0, 3, 1, 2)
+
+
+def cutout(images: Tensor, ratio: float = 0.5) -> Tensor:
+    """Zero a square of ``ratio`` of the side at a random place."""
+    batch, _, height, width = images.shape
+    device = images.device
+    center_y = torch.randint(0, height + 1, (batch, 1, 1), device=device)
+    center_x = torch.randint(0, width + 1, (batch, 1, 1), device=device)
+    inside_y = (torch.arange(height, device=device)[None, :, None] - center_y).abs() < height * ratio / 2
+    inside_x = (torch.arange(width, device=device)[None, None, :] - center_x).abs() < width * ratio / 2
+    return images * ~(inside_y & inside_x)[:, None]
+
+
+PARTS: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}
+
+
+def augment(images: Tensor, parts: Sequence[str]) -> Tensor:
+    """Images ``[B,3,H,W]`` through the named parts; randomness from the global random state."""
+    for part in parts:
+        if part not in PARTS:
+            raise UnknownNameError("augmentation", part, PARTS)
+        images = PARTS[part](images)
+    return images

@@ -1,0 +1,72 @@
+"""Settings of the VAR family and its published sizes (arXiv 2404.02905; torch-free)."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveInt
+
+from cyclevar.core.settings import Settings
+
+
+class VarTokenizerConfig(Settings):
+    """The multi-scale VQ tokenizer. Defaults: the published ``vae_ch160v4096z32``."""
+
+    codebook_size: PositiveInt = 4096
+    channels: PositiveInt = 32
+    width: PositiveInt = 160
+    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)
+    residual_blocks: PositiveInt = 2
+    phi_count: PositiveInt = 4
+    phi_ratio: float = Field(0.5, ge=0, le=1)
+    patch: PositiveInt = 1
+    """Side of the pixel patches folded into channels at the border; the published models have 1."""
+
+
+class VarBackboneConfig(Settings):
+    """The class-conditional transformer. Defaults: the published ``d16``."""
+
+    depth: PositiveInt = 16
+    width: PositiveInt = 1024
+    heads: PositiveInt = 16
+    mlp_ratio: float = Field(4.0, gt=0)
+    classes: PositiveInt = 1000
+    shared_adaln: bool = False
+    qk_norm: bool = True
+    norm_eps: float = Field(1e-6, gt=0)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Rate of dropped branches in the last block while pre-training, rising linearly from 0 in the first."""
+    class_names: tuple[str, ...] = ()
+    """Names of the first classes, where they have names."""
+    domains: tuple[str, ...] = ()
+    """Names of the domains added behind the pretrained classes."""
+
+
+class VarConfig(Settings):
+    """A VAR model: tokenizer, backbone and the schedule that both were made for."""
+
+    tokenizer: VarTokenizerConfig = VarTokenizerConfig()
+    backbone: VarBackboneConfig = VarBackboneConfig()
+    schedule: str = "1-2-3-4-5-6-8-10-13-16"
+
+
+def published(depth: int, *, schedule: str = "1-2-3-4-5-6-8-10-13-16", shared_adaln: bool = False) -> VarConfig:
+    """The published size of ``depth`` blocks (VAR Table 5): width 64*depth, depth heads, drop path 0.1*depth/24."""
+    backbone = VarBackboneConfig(
+        depth=depth, width=64 * depth, heads=depth, shared_adaln=shared_adaln, drop_path=0.1 * depth / 24
+    )
+    return VarConfig(backbone=backbone, schedule=schedule)
+
+
+PRESETS: dict[str, VarConfig] = {
+    "tiny": VarConfig(
+        tokenizer=VarTokenizerConfig(
+            codebook_size=2048, channels=16, width=96, multipliers=(1,), residual_blocks=1, patch=4
+        ),
+        backbone=VarBackboneConfig(depth=6, width=192, heads=6, classes=2, class_names=("noto", "fluent")),
+        schedule="1-2-3-4-6-8-12-16",
+    ),
+    "d16": published(16),
+    "d20": published(20),
+    "d24": published(24),
+    "d30": published(30),
+    "d36": published(36, schedule="1-2-3-4-6-9-13-18-24-32", shared_adaln=True),
+}

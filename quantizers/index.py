@@ -1,0 +1,71 @@
+"""Index-wise quantization against a codebook, and its softmax relaxation (SRQ, CycleVAR Eq. 10-11)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from cyclevar.core.errors import ConfigError
+from cyclevar.core.interfaces import Quantized, Quantizer
+from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise
+from cyclevar.quantizers.straight_through import straight_through
+
+Metric = Literal["euclidean", "cosine"]
+
+
+class IndexQuantizer(Quantizer):
+    """A codebook of ``size`` vectors.
+
+    ``metric="euclidean"`` compares raw vectors (VAR); ``"cosine"`` compares and emits unit vectors (FlexVAR), whatever
+    the length of the stored rows. Of several nearest codes the first wins.
+    """
+
+    def __init__(self, size: int, channels: int, metric: Metric = "euclidean") -> None:
+        super().__init__()
+        self.size, self.channels, self.logit_dim, self.metric = size, channels, size, metric
+        self.codebook = nn.Parameter(torch.randn(size, channels) / channels**0.5)
+
+    def vectors(self) -> Tensor:
+        """The vectors that codes stand for, ``[size,C]``: unit length under the cosine metric."""
+        return F.normalize(self.codebook, dim=-1) if self.metric == "cosine" else self.codebook
+
+    def quantize(self, maps: Tensor) -> Quantized:
+        if self.metric == "cosine":
+            maps = F.normalize(maps, dim=1)
+        positions = maps.detach().permute(0, 2, 3, 1).float()
+        vectors = self.vectors().detach().float()
+        distances = vectors.square().sum(1) - 2 * positions @ vectors.T
+        codes = (positions.square().sum(-1, keepdim=True) + distances).argmin(-1)
+        hard = self.lookup(codes).permute(0, 3, 1, 2)
+        return Quantized(straight_through(maps, hard), codes)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes, self.vectors())
+
+    def relax(self, logits: Tensor, temperature: float, gumbel: bool = False) -> Tensor:
+        if temperature <= 0:
+            raise ConfigError(
+                f"temperature {temperature} is out of range",
+                expected="a temperature above 0",
+                hint="use `harden` for the hard choice",
+            )
+        logits = logits.float()
+        if gumbel:
+            logits = logits + gumbel_noise(logits)
+        with torch.autocast(logits.device.type, enabled=False):
+            return (logits / temperature).softmax(-1) @ self.vectors().detach().float()
+
+    def harden(self, logits: Tensor) -> Quantized:
+        codes = logits.argmax(-1)
+        return Quantized(self.lookup(codes), codes)
+
+    def sample(
+        self, logits: Tensor, top_k: int = 0, top_p: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return draw(filter_logits(logits, top_k, top_p), generator)
+
+    def nll(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float().flatten(0, -2), codes.flatten(), reduction="none").view(codes.shape)
