@@ -8,10 +8,11 @@ packages, Pillow and resvg-py write the same bytes.
 Sources: the npm packages ``@iconify-json/noto`` (Apache-2.0) and ``@iconify-json/fluent-emoji-flat`` (MIT), joined by
 their ``chars.json`` (code points -> icon name). Each shared emoji is rendered at 128 px on white.
 
-Picture format: 128 colours (median cut refined by k-means, no dithering), stored as lossless WebP. Measured for all
-3,139 pictures: exact lossless WebP takes 11.8 MB (Noto) and 5.8 MB (Fluent); PNG 19.1 and 11.6 MB; WebP at quality 90
-takes 9.0 and 7.0 MB and, because it halves the colour resolution, has only 34 dB; 128 colours take 7.6 and 4.9 MB at
-47.7 and 54.6 dB, 40 dB for the worst. That is the smallest, and closer to the drawings than any lossy WebP.
+Picture format: 128 colours (median cut refined by k-means, no dithering), stored as lossless WebP. Measured on random
+samples of 100 to 160 pictures and scaled to all 3,139: exact lossless WebP takes 11.8 MB (Noto) and 5.8 MB (Fluent);
+PNG 19.1 and 11.6 MB; WebP at quality 90 takes 9.0 and 7.0 MB and, because it halves the colour resolution, has only 34
+dB; 128 colours take 7.5 and 4.8 MB at 47.7 and 54.6 dB, 40 dB for the worst. That is the smallest, and closer to the
+drawings than any lossy WebP.
 
 Split: the base emoji (those without a skin tone) are ordered by a seeded hash of their code points, never by the code
 points themselves, since neighbours there are alike and categories would leak into the styles. The parts keep that
