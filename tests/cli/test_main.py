@@ -265,8 +265,8 @@ def test_a_plugins_command_that_is_taken_or_fails_is_left_out(run: Run, plug: Ca
     assert err.splitlines() == [
         "cyclevar: warning: plugin a adds a command 'plugins', which cyclevar itself has already",
         "cyclevar: warning: plugin b adds a command 'greet', which plugin a has already",
-        "cyclevar: warning: plugin c failed in cyclevar_commands: ZeroDivisionError: oh; repair it, uninstall it, or leave"
-        " it out with CYCLEVAR_PLUGINS.",
+        "cyclevar: warning: plugin c failed in cyclevar_commands: ZeroDivisionError: oh; repair it, uninstall it, or"
+        " leave it out with CYCLEVAR_PLUGINS.",
     ]
 
 
