@@ -147,18 +147,18 @@ class UnpairedDataset:
 
 
 def open_dataset(
-    spec: str | Path | None = None, *, other: Path | None = None, skin_tones: bool = False
+    spec: str | Path | None = None, *, other: str | Path | None = None, skin_tones: bool = False
 ) -> UnpairedDataset:
     """Open the built-in emoji (``None`` or ``"emoji"``), a folder in one of the layouts above, or two folders.
 
     Args:
         spec: which data.
         other: the folder of domain B, if ``spec`` is the folder of domain A alone.
-        skin_tones: of the built-in emoji, add the skin-tone variants to the training part.
+        skin_tones: add the skin-tone variants of the built-in emoji to its training part; other data have none.
 
     Raises:
         DataError: a folder is missing, empty, or in no accepted layout.
-        ConfigError: an option that does not go with this data.
+        ConfigError: a second folder beside the built-in emoji.
     """
     if spec is None or spec == "emoji":
         if other is not None:
@@ -170,11 +170,10 @@ def open_dataset(
         from cyclevar.core.data.builtin import open_emoji
 
         return open_emoji(skin_tones=skin_tones)
-    if skin_tones:
-        raise ConfigError("skin_tones was set for your own data", expected="it only with the built-in emoji")
     root = _folder(Path(spec))
     if other is not None:
-        return _two_folders(f"{root.name}-{other.name}", root, _folder(other))
+        second = _folder(Path(other))
+        return _two_folders(f"{root.name}-{second.name}", root, second)
     for joint in ("", "_"):
         if any((root / f"train{joint}{domain}").is_dir() for domain in "AB"):
             return _parted(root, joint)

@@ -138,8 +138,6 @@ def test_messages_say_what_was_found_and_what_is_accepted(tmp_path: Path) -> Non
         open_dataset(tmp_path / "half")
 
 
-def test_options_that_contradict_the_data(tmp_path: Path) -> None:
+def test_a_second_folder_beside_the_emoji(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\./emoji"):
         open_dataset("emoji", other=tmp_path)
-    with pytest.raises(ConfigError, match="skin_tones"):
-        open_dataset(tmp_path, skin_tones=True)
