@@ -45,7 +45,7 @@ class Commands(typer.core.TyperGroup):
         """The command of that name, if there is one."""
         return _own_command(cmd_name) if cmd_name in COMMANDS else _plugin_commands().get(cmd_name)
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command that ``args`` begin with. Raises UnknownNameError for a name that nobody added."""
         name = args[0]
         command = self.get_command(ctx, name)

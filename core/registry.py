@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from cyclevar.core.errors import PluginError, UnknownNameError
 
@@ -39,9 +39,9 @@ class Entry:
         """The factory, imported now. Raises PluginError when it cannot be imported."""
         return self._resolve(self.factory)
 
-    def load_config(self) -> Callable[..., Any] | None:
+    def load_config(self) -> type[Any] | None:
         """The configuration class, imported now; None when the part has no settings."""
-        return None if self.config is None else self._resolve(self.config)
+        return None if self.config is None else cast(type[Any], self._resolve(self.config))
 
     def _resolve(self, reference: Reference) -> Callable[..., Any]:
         if not isinstance(reference, str):
@@ -60,7 +60,7 @@ class Entry:
                 f"the {self.kind} {self.name!r} of {self.owner} cannot be used: {reference!r} is {found!r}",
                 expected="a function or a class",
             )
-        return found  # type: ignore[no-any-return]
+        return cast(Callable[..., Any], found)
 
 
 class Registry:

@@ -118,14 +118,13 @@ def _key(data: Any, error: ErrorDetails) -> tuple[str, ...]:
     """The part of a pydantic location that names data; the rest names branches of a union."""
     key: list[str] = []
     for part in error["loc"]:
-        inside = part in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(part, int)
-        if inside:
-            key.append(str(part))
-            data = data[part] if isinstance(data, Mapping) or part < len(data) else None
-        elif error["type"] == "missing" and isinstance(data, Mapping):
-            return (*key, str(part))
+        if isinstance(data, Mapping) and (part in data or error["type"] == "missing"):
+            data = data.get(part)
+        elif isinstance(data, Sequence) and isinstance(part, int) and part < len(data):
+            data = data[part]
         else:
             break
+        key.append(str(part))
     return tuple(key)
 
 
