@@ -17,7 +17,7 @@ import pluggy
 if TYPE_CHECKING:
     import typer
 
-    from cyclevar.core.interfaces import Model
+    from cyclevar.core.model import Model
     from cyclevar.core.registry import Registry
     from cyclevar.core.settings import Settings
 

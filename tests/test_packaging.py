@@ -24,8 +24,8 @@ FLOORS = (
     ("errors",),
     ("schedule", "settings"),
     ("attention", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
-    ("autoencoder", "blocks", "checkpoints", "manager", "pyramid"),
-    ("build", "data", "generation", "translation"),
+    ("autoencoder", "blocks", "checkpoints", "manager", "model", "pyramid"),
+    ("data", "generation", "translation"),
     ("translator",),
     ("bench", "evaluation", "training"),
 )
