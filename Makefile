@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	$(BIN)/cyclevar demo
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
