@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cyclevar.core.settings import Settings
+
+
+class FamilyConfig(Settings):
+    """Base of a family's settings, which have the sections ``tokenizer``, ``backbone`` and ``schedule``."""
+
+    schedule: str
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Self]:
+        """The sizes that have a name."""
+        return {}
+
+
+class TranslationConfig(Settings):
+    """How to translate. The defaults are the readings of the paper in docs/paper.md."""
+
+    mode: Literal["parallel", "serial"] = "parallel"
+    serial: Literal["native", "literal"] = "native"
+    """``native`` accumulates as the tokenizer does; ``literal`` blends at each scale's own size (Algorithm 1)."""
+    start: Literal["replace", "add", "keep"] = "replace"
+    """How F_1 meets the start token in parallel mode: instead of it, added to it, or not at all."""
+    fusion: float = Field(0.5, gt=0, le=1)
+    """The weight ``a`` of the predicted latent against the source's (Eq. 9)."""
+    temperature: float = Field(2.0, gt=0)
+    """Of the softmax over codes (Eq. 10)."""
+    gumbel: bool = False
+    """Add Gumbel noise to the logits while training."""
+    context: Literal["multi", "last"] = "multi"
+    """``last``: the finest scale does not see the coarser ones (Table 4)."""
+    output: Literal["multi", "last"] = "multi"
+    """``last``: only the finest predicted map counts (Table 4)."""
 
 
 class LoopConfig(Settings):

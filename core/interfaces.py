@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.settings import Settings
 
 if TYPE_CHECKING:
     from cyclevar.core.attention import Visibility
@@ -78,6 +79,17 @@ class Condition:
             joined[field.name] = torch.cat([mine, other]) if isinstance(mine, Tensor) else None
         return Condition(**joined)  # type: ignore[arg-type]
 
+    def dropped(self, rows: Tensor) -> Condition:
+        """The condition with the null condition in the given rows (bool ``[B]``): dropout for guidance."""
+        null = self.null
+        assert null is not None
+        mixed: dict[str, Tensor | None] = {}
+        for field in fields(self):
+            mine, other = getattr(self, field.name), getattr(null, field.name)
+            if isinstance(mine, Tensor):
+                mixed[field.name] = torch.where(rows.view(-1, *[1] * (mine.ndim - 1)), other, mine)
+        return Condition(**mixed, null=null)  # type: ignore[arg-type]
+
 
 class Quantizer(nn.Module, ABC):
     """Vectors to codes and back, hard or soft. Vectors are ``[B,C,h,w]`` in ``quantize``, ``[...,C]`` elsewhere."""
@@ -125,6 +137,7 @@ class Tokenizer(nn.Module, ABC):
     channels: int
     quantizer: Quantizer
     default_schedule: ScaleSchedule
+    config: Settings
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -178,6 +191,13 @@ class Backbone(nn.Module, ABC):
 
     depth: int
     logit_dim: int
+    config: Settings
+    attention_backend: str = "auto"
+    """Which kernel `cyclevar.core.attention` uses."""
+
+    @abstractmethod
+    def add_domain(self, name: str, like: int | str | None = None) -> None:
+        """Learn a new domain from here on, starting from the class or domain ``like``, or from the mean of all classes."""
 
     @abstractmethod
     def condition(self, targets: Targets) -> Condition:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field, PositiveInt
 
+from cyclevar.core.config import FamilyConfig
 from cyclevar.core.settings import Settings
 
 
@@ -40,12 +43,16 @@ class VarBackboneConfig(Settings):
     """Names of the domains added behind the pretrained classes."""
 
 
-class VarConfig(Settings):
+class VarConfig(FamilyConfig):
     """A VAR model: tokenizer, backbone and the schedule that both were made for."""
 
     tokenizer: VarTokenizerConfig = VarTokenizerConfig()
     backbone: VarBackboneConfig = VarBackboneConfig()
     schedule: str = "1-2-3-4-5-6-8-10-13-16"
+
+    @classmethod
+    def presets(cls) -> Mapping[str, VarConfig]:
+        return PRESETS
 
 
 def published(depth: int, *, schedule: str = "1-2-3-4-5-6-8-10-13-16", shared_adaln: bool = False) -> VarConfig:

@@ -10,7 +10,7 @@ from cyclevar.core.names import NameTable, scale_causal_bias, scale_index
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarBackboneConfig, VarTokenizerConfig
 
-UNWRAP = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"))
+WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"))
 """Where training checkpoints nest the state dicts."""
 
 

@@ -48,6 +48,7 @@ class VarTokenizer(Tokenizer):
 
     def __init__(self, config: VarTokenizerConfig, schedule: ScaleSchedule) -> None:
         super().__init__()
+        self.config = config
         self.channels = config.channels
         self.stride = config.patch * 2 ** (len(config.multipliers) - 1)
         self.default_schedule = schedule

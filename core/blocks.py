@@ -1,0 +1,114 @@
+"""Transformer parts that two or more backbones share: AdaLN blocks with scale-wise attention (VAR Sec. 4, DiT)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
+
+from cyclevar.core.attention import AttentionPlan, attend
+from cyclevar.core.cache import KeyValueCache
+
+MAX_LOG_SCALE = math.log(100)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention over tokens ``[B,l,width]``; the keys have no bias.
+
+    ``qk_norm`` makes queries and keys unit vectors with a learned scale a head (kept as a logarithm, at most ln 100);
+    without it the logits are scaled by ``0.25/sqrt(head_dim)``.
+    """
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads, self.qk_norm = heads, qk_norm
+        self.scale = 1.0 if qk_norm else 0.25 / math.sqrt(width // heads)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(width))
+        self.value_bias = nn.Parameter(torch.zeros(width))
+        if qk_norm:
+            self.log_scale = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4.0)))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, plan: AttentionPlan, cache: KeyValueCache | None, layer: int) -> Tensor:
+        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        query, key, value = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        if self.qk_norm:
+            scale = self.log_scale.clamp_max(MAX_LOG_SCALE).exp().view(1, 1, self.heads, 1)
+            query = (F.normalize(query, dim=-1) * scale).to(value.dtype)
+            key = F.normalize(key, dim=-1).to(value.dtype)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
+        mixed: Tensor = self.out(attend(query, key, value, plan, self.scale).flatten(2))
+        return mixed
+
+
+class FeedForward(nn.Module):
+    """Linear, tanh-GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
+        return out
+
+
+class AdaLNBlock(nn.Module):
+    """Attention and feed-forward, each behind a layer norm without parameters, modulated and gated by the condition.
+
+    The six modulation vectors come in the order gate 1, gate 2, scale 1, scale 2, shift 1, shift 2. They are the block's
+    own linear map of the condition, or an offset to a map that all blocks share.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        shared_modulation: bool,
+        qk_norm: bool,
+        norm_eps: float,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.width, self.norm_eps, self.drop_path = width, norm_eps, drop_path
+        self.attention = SelfAttention(width, heads, qk_norm=qk_norm)
+        self.feed_forward = FeedForward(width, hidden)
+        self.shared_modulation = shared_modulation
+        if shared_modulation:
+            self.modulation_offset = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
+        else:
+            self.modulation = nn.Linear(width, 6 * width)
+
+    def modulate(self, condition: Tensor) -> Tensor:
+        """The six vectors ``[B,1,6,width]``.
+
+        ``condition``: the condition vector ``[B,width]``, or the shared map of it, ``[B,6*width]``.
+        """
+        if self.shared_modulation:
+            return self.modulation_offset + condition.view(-1, 1, 6, self.width)
+        six: Tensor = self.modulation(F.silu(condition)).view(-1, 1, 6, self.width)
+        return six
+
+    def forward(
+        self, x: Tensor, condition: Tensor, plan: AttentionPlan, cache: KeyValueCache | None, layer: int
+    ) -> Tensor:
+        """Tokens ``[B,l,width]`` to the same; ``condition`` as in `modulate`."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = self.modulate(condition).unbind(2)
+        h = self.attention(self._norm(x) * (1 + scale1) + shift1, plan, cache, layer)
+        x = x + self._dropped(h * gate1)
+        h = self.feed_forward(self._norm(x) * (1 + scale2) + shift2)
+        return x + self._dropped(h * gate2)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.width,), eps=self.norm_eps)
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        return stochastic_depth(branch, self.drop_path, "row", self.training) if self.drop_path else branch

@@ -1,0 +1,21 @@
+"""Puts a VAR model together."""
+
+from __future__ import annotations
+
+from cyclevar.core.model import Model, OfficialFormat
+from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.plugins.var.backbone import VarBackbone
+from cyclevar.plugins.var.config import VarConfig
+from cyclevar.plugins.var.official import WRAPPERS, backbone_names, tokenizer_names
+from cyclevar.plugins.var.tokenizer import VarTokenizer
+
+
+def build(config: VarConfig) -> Model:
+    """A VAR model with fresh weights."""
+    schedule = ScaleSchedule.parse(config.schedule)
+    tokenizer = VarTokenizer(config.tokenizer, schedule)
+    backbone = VarBackbone(config.backbone, config.tokenizer.channels, config.tokenizer.codebook_size, schedule)
+    official = OfficialFormat(
+        tokenizer_names(config.tokenizer, schedule), backbone_names(config.backbone, schedule), WRAPPERS
+    )
+    return Model("var", config, tokenizer, backbone, schedule, official)

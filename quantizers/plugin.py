@@ -1,0 +1,16 @@
+"""Registers the quantizers."""
+
+from __future__ import annotations
+
+from cyclevar.core.hookspecs import hookimpl
+from cyclevar.core.registry import Registry
+
+
+@hookimpl
+def cyclevar_register(registry: Registry) -> None:
+    registry.add(
+        "quantizer",
+        "index",
+        "cyclevar.quantizers.index:IndexQuantizer",
+        summary="a codebook, Euclidean or cosine, relaxed by a softmax over its codes",
+    )
