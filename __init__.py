@@ -9,17 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cyclevar.core.data.datasets import open_dataset as open_dataset
     from cyclevar.core.hookspecs import hookimpl as hookimpl
+    from cyclevar.core.model import Model as Model
+    from cyclevar.core.model import build as build
+    from cyclevar.core.model import load_model as load_model
     from cyclevar.core.schedule import ScaleSchedule as ScaleSchedule
 
     __version__: str
 
 _NAMES = {
+    "Model": "cyclevar.core.model",
     "ScaleSchedule": "cyclevar.core.schedule",
+    "build": "cyclevar.core.model",
     "hookimpl": "cyclevar.core.hookspecs",
+    "load_model": "cyclevar.core.model",
+    "open_dataset": "cyclevar.core.data.datasets",
 }
 
-__all__ = ["ScaleSchedule", "__version__", "hookimpl"]
+__all__ = ["Model", "ScaleSchedule", "__version__", "build", "hookimpl", "load_model", "open_dataset"]
 
 
 def __getattr__(name: str) -> Any:
