@@ -60,7 +60,7 @@ class PerceptualDistance(nn.Module, ABC):
 class FeatureNetDistance(PerceptualDistance):
     """LPIPS without learned channel weights over the first ``levels`` maps of a feature net, averaged over levels.
 
-    Range 0 to 4, in practice below 1.
+    0 for equal pictures, around 1.3 for unrelated ones, at most 4: larger figures than those of LPIPS.
     """
 
     def __init__(self, net: FeatureNet, *, levels: int = 4) -> None:

@@ -1,0 +1,192 @@
+"""The whole judgement on two toy domains: shapes on white, and the same shapes inverted."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+
+from cyclevar.core.errors import DataError
+from cyclevar.core.evaluation.evaluate import Evaluation, Translate, evaluate, pooled_features, quick_kid_rt
+from cyclevar.core.evaluation.features import FeatureNet
+
+DOMAINS = ("white", "black")
+
+
+def blur(images: Tensor) -> Tensor:
+    """What a tokenizer loses."""
+    return F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+
+
+def invert(images: Tensor, target: str) -> Tensor:
+    """The perfect translator: the blurred true pair."""
+    return blur(-images)
+
+
+def copy(images: Tensor, target: str) -> Tensor:
+    """The translator that does nothing."""
+    return blur(images)
+
+
+def judge(net: FeatureNet, shapes: Tensor, training: Tensor, translate: Translate, batch_size: int = 16) -> Evaluation:
+    return evaluate(
+        translate, blur, (shapes, -shapes), DOMAINS, reference=(training, -training), net=net, batch_size=batch_size
+    )
+
+
+@pytest.fixture(scope="module")
+def perfect(net: FeatureNet, shapes: Tensor, other_shapes: Tensor) -> Evaluation:
+    return judge(net, shapes, other_shapes, invert)
+
+
+@pytest.fixture(scope="module")
+def copied(net: FeatureNet, shapes: Tensor, other_shapes: Tensor) -> Evaluation:
+    return judge(net, shapes, other_shapes, copy)
+
+
+def test_the_perfect_translator_reaches_the_floor(perfect: Evaluation) -> None:
+    for direction in perfect.directions:
+        assert replace(direction.row("translation"), name="floor") == replace(
+            direction.row("round trip of true target"), name="floor"
+        )
+        assert direction.copy_ratio == pytest.approx(1)
+        assert not direction.merely_copies
+
+
+def test_a_copy_scores_as_the_round_trip_of_the_source(copied: Evaluation) -> None:
+    for direction in copied.directions:
+        assert replace(direction.row("translation"), name="copy") == replace(
+            direction.row("round trip of source"), name="copy"
+        )
+        assert direction.copy_ratio == pytest.approx(0, abs=1e-6)
+    assert [warning for warning in copied.warnings if "merely copies" in warning] == [
+        "white > black: the translation merely copies its input (copy ratio 0.00).",
+        "black > white: the translation merely copies its input (copy ratio 0.00).",
+    ]
+
+
+def test_the_floor_is_below_no_translation(perfect: Evaluation) -> None:
+    for direction in perfect.directions:
+        floor, nothing = direction.row("translation").kid_rt, direction.row("round trip of source").kid_rt
+        assert floor.high is not None
+        assert nothing.low is not None
+        assert floor.high < nothing.low
+
+
+def test_no_translation_keeps_the_structure(perfect: Evaluation) -> None:
+    for direction in perfect.directions:
+        structure = direction.row("no translation").structure_distance
+        assert structure is not None
+        assert (structure.value, structure.low, structure.high) == (0, 0, 0)
+
+
+def test_both_directions_start_equally_far_apart(perfect: Evaluation) -> None:
+    """KID and FID are symmetric and the sets without translation are the same two."""
+    first, second = (direction.row("no translation") for direction in perfect.directions)
+    assert first.kid is not None
+    assert second.kid is not None
+    assert first.kid.value == pytest.approx(second.kid.value)
+
+
+def test_the_true_target_is_not_compared_with_itself(perfect: Evaluation) -> None:
+    row = perfect.directions[0].row("true target")
+    assert row.kid is row.fid is row.pair_distance is row.retrieval_at_1 is None
+    assert row.structure_distance is not None
+
+
+def test_figures_do_not_depend_on_the_batch_size(
+    net: FeatureNet, shapes: Tensor, other_shapes: Tensor, perfect: Evaluation
+) -> None:
+    again = judge(net, shapes, other_shapes, invert, batch_size=5)
+    for direction, other in zip(perfect.directions, again.directions, strict=True):
+        for row, same in zip(direction.rows, other.rows, strict=True):
+            assert row.kid_rt.value == pytest.approx(same.kid_rt.value, rel=1e-3, abs=1e-2)
+            assert row.retrieval_at_1 == same.retrieval_at_1
+
+
+def test_unpaired_pictures_have_no_pair_columns(net: FeatureNet, shapes: Tensor, other_shapes: Tensor) -> None:
+    found = evaluate(
+        invert, blur, (shapes[:6], -other_shapes[:9]), DOMAINS, reference=(shapes, -shapes), net=net, paired=False
+    )
+    for direction in found.directions:
+        assert all(row.pair_distance is row.retrieval_at_1 is None for row in direction.rows)
+        assert [row.structure_distance is None for row in direction.rows] == [False, False, False, True, True]
+    assert found.pictures == {"white": 6, "black": 9}
+
+
+def test_the_translator_is_asked_for_the_other_domain(net: FeatureNet, shapes: Tensor) -> None:
+    asked = []
+
+    def translate(images: Tensor, target: str) -> Tensor:
+        assert not torch.is_grad_enabled()
+        asked.append((target, len(images), images.mean().item() > 0))
+        return images
+
+    judge(net, shapes[:6], shapes[:2], translate, batch_size=4)
+    assert asked == [("black", 4, True), ("black", 2, True), ("white", 4, False), ("white", 2, False)]
+
+
+def test_progress_counts_every_picture(net: FeatureNet, shapes: Tensor) -> None:
+    seen: list[tuple[str, int, int]] = []
+    evaluate(
+        invert,
+        blur,
+        (shapes[:5], -shapes[:5]),
+        DOMAINS,
+        reference=(shapes[:3], -shapes[:2]),
+        net=net,
+        progress=lambda *report: seen.append(report),
+    )
+    assert [done for _, done, _ in seen] == [5, 10, 15, 18, 23, 28, 33, 35]
+    assert {total for _, _, total in seen} == {35}
+    assert seen[2][0] == "white > black"
+
+
+def test_json_round_trip(perfect: Evaluation) -> None:
+    found = json.loads(json.dumps(perfect.to_dict()))
+    row = found["directions"][0]["rows"][0]
+    assert row["name"] == "translation"
+    assert set(row["kid"]) == {"value", "low", "high"}
+    assert row["fid"]["rank_deficient"] is True
+    assert found["feature_net"] == "efficientnet_lite0"
+    assert any("FID" in warning for warning in found["warnings"])
+
+
+def test_tables_name_what_they_were_computed_with(perfect: Evaluation) -> None:
+    page = io.StringIO()
+    for table in perfect.tables():
+        Console(file=page, width=200).print(table)
+    text = " ".join(page.getvalue().split())
+    for part in (
+        "white > black",
+        "black > white",
+        "KID-rt",
+        "efficientnet_lite0 57934424 at 64 px",
+        "bicubic",
+        "24 source",
+    ):
+        assert part in text
+
+
+def test_quick_figure_equals_the_full_one(
+    net: FeatureNet, shapes: Tensor, other_shapes: Tensor, perfect: Evaluation
+) -> None:
+    reference = pooled_features(net, -other_shapes, blur)
+    quick = quick_kid_rt(net, invert(shapes, "black"), reference)
+    assert quick.value == pytest.approx(perfect.directions[0].row("translation").kid_rt.value, rel=1e-4)
+
+
+def test_unequal_counts_are_no_pairs(net: FeatureNet, shapes: Tensor) -> None:
+    with pytest.raises(DataError, match="4 and 3 pictures"):
+        evaluate(copy, blur, (shapes[:4], shapes[:3]), DOMAINS, reference=(shapes, shapes), net=net)
+
+
+def test_too_few_pictures(net: FeatureNet, shapes: Tensor) -> None:
+    with pytest.raises(DataError, match="2 or more"):
+        evaluate(copy, blur, (shapes[:4], shapes[:4]), DOMAINS, reference=(shapes[:1], shapes), net=net)
