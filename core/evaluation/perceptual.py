@@ -88,7 +88,9 @@ class LpipsDistance(PerceptualDistance):
         lpips = _lpips_with_empty_trunk(name.removeprefix("lpips_"))
         _load_trunk(lpips.net, trunk_weights)
         self.weights_sha256 = sha256(trunk_weights)
-        self.scaling, self.trunk, self.heads = lpips.scaling_layer, lpips.net, lpips.lins
+        self.scaling: nn.Module = lpips.scaling_layer
+        self.trunk: nn.Module = lpips.net
+        self.heads: nn.ModuleList = lpips.lins
         self.requires_grad_(False)
         self.eval()
 

@@ -96,7 +96,7 @@ def test_both_directions_start_equally_far_apart(perfect: Evaluation) -> None:
 
 def test_the_true_target_is_not_compared_with_itself(perfect: Evaluation) -> None:
     row = perfect.directions[0].row("true target")
-    assert row.kid is row.fid is row.pair_distance is row.retrieval_at_1 is None
+    assert (row.kid, row.fid, row.pair_distance, row.retrieval_at_1) == (None, None, None, None)
     assert row.structure_distance is not None
 
 

@@ -98,7 +98,8 @@ class TestFid:
             x = gaussian(count, 3, seed=seed)
             centred = x - x.mean(0)
             root = torch.linalg.cholesky(centred.T @ centred / (count - 1))
-            return torch.linalg.solve_triangular(root, centred.T, upper=False).T
+            white: Tensor = torch.linalg.solve_triangular(root, centred.T, upper=False)
+            return white.T
 
         x = whitened(50, 0) * torch.tensor([1.0, 2.0, 3.0]) + torch.tensor([1.0, 0.0, -2.0])
         y = whitened(80, 1) * torch.tensor([2.0, 2.0, 0.5])

@@ -132,6 +132,7 @@ def test_lpips_equals_the_published_code(alex: Path, shapes: Tensor) -> None:
 def test_lpips_with_vgg_applies_every_convolution_in_order(tmp_path: Path, shapes: Tensor) -> None:
     trunk = write_trunk(tmp_path / "vgg.pth", "lpips_vgg")
     distance = perceptual_distance("lpips_vgg", trunk_weights=trunk)
+    assert isinstance(distance, LpipsDistance)
     stored = torch.load(trunk, weights_only=True)
     x = distance.scaling(shapes[:1])
     for index in SLICES["lpips_vgg"]:
