@@ -125,16 +125,16 @@ def perceptual_distance(
             expected="one of " + " and ".join(TRUNK_FILES) + " with them",
         )
     cache = Path(torch.hub.get_dir()) / "checkpoints"
-    for candidate in TRUNK_FILES if name == "auto" else [name] if name in TRUNK_FILES else []:
-        path = trunk_weights or cache / TRUNK_FILES[candidate]
+    trunks = {lpips: trunk_weights or cache / file for lpips, file in TRUNK_FILES.items() if name in ("auto", lpips)}
+    for lpips, path in trunks.items():
         if path.is_file():
-            return LpipsDistance(candidate, path)
-        if name != "auto":
-            raise CheckpointError(
-                f"the trunk of {name} is not at {path}",
-                expected=f"torchvision's {TRUNK_FILES[name]}",
-                hint="put it there, name the file, or use 'auto', which falls back to EfficientNet-Lite0",
-            )
+            return LpipsDistance(lpips, path)
+    if name in trunks:
+        raise CheckpointError(
+            f"the trunk of {name} is not at {trunks[name]}",
+            expected=f"torchvision's {TRUNK_FILES[name]}",
+            hint="put it there, name the file, or use 'auto', which falls back to EfficientNet-Lite0",
+        )
     return FeatureNetDistance(load_feature_net(input_size=input_size), levels=levels)
 
 
