@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from cyclevar.core.errors import ConfigError, UnknownNameError

@@ -35,8 +35,10 @@ class KeyValueCache:
         end = self._length + key.shape[1]
         if held is None:
             batch, _, heads, width = key.shape
-            held = (key.new_empty(batch, self.schedule.total, heads, width), value.new_empty(
-                batch, self.schedule.total, heads, width))
+            held = (
+                key.new_empty(batch, self.schedule.total, heads, width),
+                value.new_empty(batch, self.schedule.total, heads, width),
+            )
             self._layers[layer] = held
         held[0][:, self._length : end] = key
         held[1][:, self._length : end] = value

@@ -84,7 +84,7 @@ class OptimizerConfig(Settings):
 class TokenizerPretraining(Settings):
     """Stage ``tokenizer``: autoencoder, code book by k-means, quantized training, adversarial finish."""
 
-    loop: LoopConfig = LoopConfig(steps=9000)
+    loop: LoopConfig = LoopConfig(steps=6000)
     batch_size: PositiveInt = 8
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=1e-4, warmup=100, decay="cosine"
@@ -101,11 +101,11 @@ class TokenizerPretraining(Settings):
     squared_error: NonNegativeFloat = 4.0
     """Weight of the squared error beside the absolute one."""
     perceptual: NonNegativeFloat = 0.5
-    perceptual_from: NonNegativeInt = 5500
+    perceptual_from: NonNegativeInt = 3200
     """First update with the perceptual loss."""
     adversarial: NonNegativeFloat = 0.3
     """Weight of the adversarial gradient relative to the reconstruction's, at the picture."""
-    adversarial_from: NonNegativeInt = 6800
+    adversarial_from: NonNegativeInt = 4200
     """First update with the discriminator."""
     discriminator: str = "patchgan"
     discriminator_learning_rate: PositiveFloat = 4e-4
@@ -123,6 +123,82 @@ class BackbonePretraining(Settings):
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of labels replaced by the null condition, which guidance needs."""
     ema: float = Field(0.998, ge=0, lt=1)
+
+
+class WarmupConfig(Settings):
+    """Latent identity warm-up: the predicted latent learns to be the source's, for both labels, without the decoder."""
+
+    steps: NonNegativeInt = 400
+    batch_size: PositiveInt = 8
+    """Pictures of each domain."""
+    learning_rate: PositiveFloat = 1e-3
+
+
+class DiscriminatorConfig(Settings):
+    """The two domain discriminators and how they are trained."""
+
+    name: str = "patchgan"
+    settings: dict[str, Any] = {}
+    """Of the discriminator; ``cyclevar plugins --kind discriminator`` lists what there is."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=4e-4, betas=(0.5, 0.99), weight_decay=0.0, warmup=0, clip=10.0
+    )
+    real: Literal["roundtrip", "raw"] = "roundtrip"
+    """What stands for real: round trips of the pictures, so that blur alone does not give the fakes away, or the
+    pictures themselves."""
+    pool: NonNegativeInt = 64
+    """Past pictures of each kind that are kept."""
+    drawn: NonNegativeInt = 4
+    """Past pictures that join the batch of an update, of each domain, real and fake."""
+    updates: PositiveInt = 1
+    """Discriminator updates a step."""
+    pretrain_steps: NonNegativeInt = 400
+    """Most updates before the generator's adversarial stage."""
+    pretrain_auc: float = Field(0.8, gt=0.5, le=1)
+    """Held-out AUC at which that stage begins."""
+
+
+class LossConfig(Settings):
+    """Weights of the generator's losses (Eq. 12-16). L_rec is L1 plus ``perceptual`` times the perceptual distance."""
+
+    gan: NonNegativeFloat = 1.0
+    cycle: NonNegativeFloat = 0.2
+    identity: NonNegativeFloat = 0.1
+    perceptual: NonNegativeFloat = 1.0
+    perceptual_distance: str = "auto"
+    identity_every: PositiveInt = 4
+    """Steps between updates with the identity loss."""
+
+
+class TrainConfig(Settings):
+    """``cyclevar train``."""
+
+    backbone: str = "var"
+    preset: str = "tiny"
+    model: dict[str, Any] = {}
+    """Changes to the preset, by section: tokenizer, backbone, schedule."""
+    weights: str | None = None
+    """A model file to start from; None for the weights shipped with the preset."""
+    tokenizer_weights: str | None = None
+    """Published tokenizer weights (.pth or .safetensors)."""
+    backbone_weights: str | None = None
+    """Published transformer weights (.pth or .safetensors)."""
+    data: DataConfig = DataConfig()
+    targets: tuple[int | str, int | str] | None = None
+    """What the backbone is told of the two domains: class ids or names. None: the domains' own names, added where new."""
+    translation: TranslationConfig = TranslationConfig()
+    loop: LoopConfig = LoopConfig(steps=3000, validate_every=200, sample_every=200, save_every=100)
+    batch_size: PositiveInt = 4
+    """Pictures of each domain."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, betas=(0.5, 0.99), warmup=50)
+    warmup: WarmupConfig = WarmupConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    loss: LossConfig = LossConfig()
+    ema: float = Field(0.995, ge=0, lt=1)
+    diagnose_every: PositiveInt = 50
+    """Steps between measurements of each loss's gradient norm."""
+    seed: int = 0
+    precision: Literal["auto", "float32", "bf16"] = "auto"
 
 
 class PretrainConfig(Settings):

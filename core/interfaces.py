@@ -126,6 +126,10 @@ class Quantizer(nn.Module, ABC):
     def nll(self, logits: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood of ``codes`` in nats, float32, without the last axis of ``logits``."""
 
+    @abstractmethod
+    def entropy(self, logits: Tensor, temperature: float) -> Tensor:
+        """Entropy in nats of the choice that `relax` averages over, float32, without the last axis of ``logits``."""
+
 
 class Tokenizer(nn.Module, ABC):
     """Images to latents, latents to images, and the recursion that builds a latent scale by scale.
@@ -195,6 +199,11 @@ class Backbone(nn.Module, ABC):
     attention_backend: str = "auto"
     """Which kernel `cyclevar.core.attention` uses."""
 
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Domain names that `condition` knows."""
+
     @abstractmethod
     def add_domain(self, name: str, like: int | str | None = None) -> None:
         """Learn a new domain from here on, starting from the class or domain ``like``, or from the mean of all classes."""
@@ -222,7 +231,9 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def guide(self, logits: Tensor, null_logits: Tensor, strength: float, scale: int, schedule: ScaleSchedule) -> Tensor:
+    def guide(
+        self, logits: Tensor, null_logits: Tensor, strength: float, scale: int, schedule: ScaleSchedule
+    ) -> Tensor:
         """Classifier-free guidance as this family defines it, for the logits of one scale."""
 
 

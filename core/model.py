@@ -129,7 +129,8 @@ def build(family: str, config: str | Mapping[str, Any] | Settings = "tiny", **ov
     manager = get_manager()
     entry = manager.registry.get("backbone", family)
     config_class = entry.load_config()
-    assert isinstance(config_class, type) and issubclass(config_class, FamilyConfig)
+    assert isinstance(config_class, type)
+    assert issubclass(config_class, FamilyConfig)
     if isinstance(config, str):
         presets = config_class.presets()
         if config not in presets:
@@ -139,9 +140,7 @@ def build(family: str, config: str | Mapping[str, Any] | Settings = "tiny", **ov
     for key, value in overrides.items():
         data[key] = {**data.get(key, {}), **value} if isinstance(value, Mapping) else value
     settings = validate(config_class, data)
-    model = entry.load()(settings)
-    for plugin in manager.plugins:
-        model = manager.call(plugin, "cyclevar_model_built", model=model, config=settings) or model
+    model = manager.fold("cyclevar_model_built", entry.load()(settings), config=settings)
     assert isinstance(model, Model)
     return model
 

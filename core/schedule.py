@@ -83,7 +83,9 @@ class ScaleSchedule:
 
         for size, part in zip(self.sizes[first:], maps, strict=False):
             if tuple(part.shape[-2:]) != size:
-                raise ConfigError(f"a map of size {tuple(part.shape[-2:])} was given", expected=f"size {size} of {self}")
+                raise ConfigError(
+                    f"a map of size {tuple(part.shape[-2:])} was given", expected=f"size {size} of {self}"
+                )
         return torch.cat([part.flatten(2).transpose(1, 2) for part in maps], dim=1)
 
     def unpack(self, tokens: Tensor, *, first: int = 0) -> list[Tensor]:

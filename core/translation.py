@@ -21,21 +21,27 @@ from cyclevar.core.pyramid import compose, tokenize
 
 
 @dataclass(frozen=True)
-class Translation:
-    """One translated batch.
+class Prediction:
+    """What the backbone makes of a batch, before decoding.
 
-    ``image``: float ``[B,3,H,W]``, clamped to [-1,1] unless asked otherwise; ``latent``: the composed latent E^ (Eq. 9);
-    ``predicted``: what the predicted maps build alone; ``source``: the source's quantized latent F_K; ``context``:
-    F_1..F_K; ``maps``: the relaxed maps R^_1..R^_K; ``logits``: float32 ``[B,L,logit_dim]``.
+    ``latent``: the composed latent E^ (Eq. 9); ``predicted``: what the predicted maps build alone; ``source``: the
+    source's quantized latent F_K, all ``[B,C,h,w]``; ``context``: F_1..F_K; ``maps``: the relaxed maps R^_1..R^_K;
+    ``logits``: float32 ``[B,L,logit_dim]``.
     """
 
-    image: Tensor
     latent: Tensor
     predicted: Tensor
     source: Tensor
     context: Sequence[Tensor]
     maps: Sequence[Tensor]
     logits: Tensor
+
+
+@dataclass(frozen=True)
+class Translation(Prediction):
+    """A prediction and its picture: ``image``, float ``[B,3,H,W]``, in [-1,1] if it was to be clamped."""
+
+    image: Tensor
 
 
 def translate(
@@ -61,13 +67,17 @@ def translate_context(
     model: Model, context: Sequence[Tensor], condition: Condition, config: TranslationConfig, *, clamp: bool = True
 ) -> Translation:
     """Translate what `encode_context` gave."""
-    tokenizer = model.tokenizer
-    source = tokenizer.as_latent(context[-1])
+    prediction = predict(model, context, condition, config)
+    return Translation(**vars(prediction), image=model.tokenizer.decode(prediction.latent, clamp=clamp))
+
+
+def predict(model: Model, context: Sequence[Tensor], condition: Condition, config: TranslationConfig) -> Prediction:
+    """The translated latent, not yet decoded."""
+    source = model.tokenizer.as_latent(context[-1])
     run = _parallel if config.mode == "parallel" else _serial_native if config.serial == "native" else _serial_literal
     predicted, maps, logits = run(model, context, condition, config)
     latent = config.fusion * predicted + (1 - config.fusion) * source
-    image = tokenizer.decode(latent, clamp=clamp)
-    return Translation(image, latent, predicted, source, context, maps, logits)
+    return Prediction(latent, predicted, source, context, maps, logits)
 
 
 Predicted = tuple[Tensor, Sequence[Tensor], Tensor]

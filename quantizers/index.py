@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.errors import ConfigError
@@ -69,3 +69,7 @@ class IndexQuantizer(Quantizer):
 
     def nll(self, logits: Tensor, codes: Tensor) -> Tensor:
         return F.cross_entropy(logits.float().flatten(0, -2), codes.flatten(), reduction="none").view(codes.shape)
+
+    def entropy(self, logits: Tensor, temperature: float) -> Tensor:
+        log_probabilities = (logits.float() / temperature).log_softmax(-1)
+        return -(log_probabilities.exp() * log_probabilities).sum(-1)

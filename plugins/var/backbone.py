@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.attention import Visibility, plan_attention
@@ -155,7 +155,9 @@ class VarBackbone(Backbone):
             logits: Tensor = self.head(x)
             return logits
 
-    def guide(self, logits: Tensor, null_logits: Tensor, strength: float, scale: int, schedule: ScaleSchedule) -> Tensor:
+    def guide(
+        self, logits: Tensor, null_logits: Tensor, strength: float, scale: int, schedule: ScaleSchedule
+    ) -> Tensor:
         """VAR's guidance grows linearly from nothing at the first scale to ``strength`` at the last."""
         t = strength * scale / max(len(schedule) - 1, 1)
         return (1 + t) * logits - t * null_logits

@@ -68,7 +68,7 @@ PRESETS: dict[str, VarConfig] = {
         tokenizer=VarTokenizerConfig(
             codebook_size=2048, channels=16, width=96, multipliers=(1,), residual_blocks=1, patch=4
         ),
-        backbone=VarBackboneConfig(depth=6, width=192, heads=6, classes=2, class_names=("noto", "fluent")),
+        backbone=VarBackboneConfig(depth=4, width=160, heads=5, classes=2, class_names=("noto", "fluent")),
         schedule="1-2-3-4-6-8-12-16",
     ),
     "d16": published(16),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.autoencoder import Decoder, Encoder

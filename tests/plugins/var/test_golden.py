@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.testing import assert_close
+
 from cyclevar.core.config import TranslationConfig
 from cyclevar.core.generation import generate
 from cyclevar.core.model import Model, build
@@ -16,9 +20,6 @@ from cyclevar.core.pyramid import teacher_inputs, tokenize
 from cyclevar.core.translation import encode_context, translate
 from cyclevar.plugins.var.tokenizer import phi_index
 from cyclevar.quantizers.sampling import filter_logits
-from safetensors.torch import load_file
-from torch import Tensor
-from torch.testing import assert_close
 
 pytestmark = pytest.mark.golden
 CLOSE = {"atol": 5e-4, "rtol": 1e-4}

@@ -1,0 +1,95 @@
+"""Pre-training a backbone: next-scale prediction of the tokenizer's codes, with domain labels (VAR Sec. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cyclevar.core.config import BackbonePretraining
+from cyclevar.core.data.batches import UnpairedBatches
+from cyclevar.core.generation import generate
+from cyclevar.core.interfaces import Backbone
+from cyclevar.core.model import Model
+from cyclevar.core.pyramid import teacher_inputs, tokenize
+from cyclevar.core.training.common import Stream, make_optimizer, moving_average, set_learning_rate
+from cyclevar.core.training.loop import Task
+from cyclevar.core.training.runs import Parts
+
+
+class BackboneTask(Task):
+    """Trains the transformer of a model on the codes of both domains; the tokenizer stays as it is."""
+
+    def __init__(
+        self,
+        model: Model,
+        config: BackbonePretraining,
+        batches: UnpairedBatches,
+        validation: tuple[Tensor, Tensor],
+        domains: tuple[str, str],
+    ) -> None:
+        self.model, self.config, self.validation, self.domains = model, config, validation, domains
+        self.pictures_per_step = config.batch_size
+        model.tokenizer.requires_grad_(False)
+        self.ema = moving_average(model.backbone, config.ema)
+        self.optimizer = make_optimizer(model.backbone, config.optimizer)
+        self.stream = Stream(batches)
+
+    def parts(self) -> Parts:
+        return {"backbone": self.model.backbone, "ema": self.ema, "optimizer": self.optimizer}
+
+    def waited(self) -> float:
+        return self.stream.waited()
+
+    def update(self, step: int) -> Mapping[str, float]:
+        config, backbone = self.config, self.model.backbone
+        rate = set_learning_rate(self.optimizer, config.optimizer, step, config.loop.steps)
+        a, b = self.stream.batch(step)
+        targets = [self.domains[0]] * len(a) + [self.domains[1]] * len(b)
+        backbone.train()
+        loss = self._loss(backbone, torch.cat([a, b]), targets, config.condition_dropout)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(backbone.parameters(), config.optimizer.clip)
+        self.optimizer.step()
+        self.ema.update_parameters(backbone)
+        return {"loss": float(loss.detach()), "gradient_norm": float(norm), "learning_rate": rate}
+
+    def _loss(self, backbone: nn.Module, images: Tensor, targets: Sequence[str], dropout: float) -> Tensor:
+        """Mean negative log-likelihood a token, in nats."""
+        assert isinstance(backbone, Backbone)
+        tokenizer, schedule = self.model.tokenizer, self.model.schedule
+        with torch.no_grad():
+            pyramid = tokenize(tokenizer, tokenizer.encode(images), schedule)
+            inputs = teacher_inputs(tokenizer, pyramid.maps, schedule)
+        condition = backbone.condition(targets)
+        if dropout:
+            condition = condition.dropped(torch.rand(len(images)) < dropout)
+        logits = backbone(inputs, condition, schedule)
+        codes = torch.cat([part.flatten(1, 2) for part in pyramid.codes], dim=1)
+        return tokenizer.quantizer.nll(logits, codes).mean()
+
+    @torch.no_grad()
+    def validate(self, step: int) -> Mapping[str, float]:
+        """The loss with the right label, and what the right label is worth: the loss with the wrong one minus it."""
+        backbone = self.ema.module.eval()
+        losses = {True: 0.0, False: 0.0}
+        for right in losses:
+            for domain, images in enumerate(self.validation):
+                name = self.domains[domain if right else 1 - domain]
+                parts = [(self._loss(backbone, part, [name] * len(part), 0), len(part)) for part in images.split(16)]
+                losses[right] += sum(float(loss) * n for loss, n in parts) / len(images) / 2
+        return {"loss": losses[True], "label_worth": losses[False] - losses[True]}
+
+    @torch.no_grad()
+    def sample(self, step: int) -> list[Tensor]:
+        backbone = self.ema.module.eval()
+        assert isinstance(backbone, Backbone)
+        model = Model(self.model.family, self.model.config, self.model.tokenizer, backbone, self.model.schedule)
+        rows = []
+        for name in self.domains:
+            generator = torch.Generator().manual_seed(0)
+            condition = backbone.condition([name] * 8)
+            rows.append(generate(model, condition, guidance=2.0, top_k=600, top_p=0.95, generator=generator).image)
+        return rows

@@ -1,0 +1,100 @@
+"""The generator's objective: both directions in two batched passes (CycleVAR Eq. 12-16)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cyclevar.core.config import LossConfig, TranslationConfig
+from cyclevar.core.evaluation.perceptual import PerceptualDistance
+from cyclevar.core.interfaces import Discriminator
+from cyclevar.core.model import Model
+from cyclevar.core.training.losses import generator_loss
+from cyclevar.core.translation import Prediction, encode_context, predict, translate, translate_context
+
+Targets = tuple[int | str, int | str]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one generator step made.
+
+    ``losses``: scalars by name (gan, cycle, identity), unweighted; ``fakes``: a batch of each domain, ``[B,3,H,W]``;
+    ``first``: the first pass, rows a->b, b->a and, where asked for, a->a, b->b.
+    """
+
+    losses: dict[str, Tensor]
+    fakes: tuple[Tensor, Tensor]
+    first: Prediction
+
+
+@torch.no_grad()
+def real_context(model: Model, a: Tensor, b: Tensor) -> list[Tensor]:
+    """F_1..F_K of the real pictures of both domains, ``[2B,...]``; nothing that is trained lies behind them."""
+    return encode_context(model, torch.cat([a, b]))
+
+
+def generator_step(
+    model: Model,
+    a: Tensor,
+    b: Tensor,
+    context: Sequence[Tensor],
+    targets: Targets,
+    discriminators: Sequence[Discriminator],
+    translation: TranslationConfig,
+    loss: LossConfig,
+    perceptual: PerceptualDistance,
+    *,
+    identity: bool,
+) -> Step:
+    """Translate a batch of each domain there and back, and score it.
+
+    First pass: a to b, b to a (and a to a, b to b); second pass: the fakes back. ``context`` is `real_context`.
+    """
+    batch = len(a)
+    wanted = [targets[1]] * batch + [targets[0]] * batch
+    if identity:
+        wanted += [targets[0]] * batch + [targets[1]] * batch
+        context = [torch.cat([part, part]) for part in context]
+    first = translate_context(model, context, model.backbone.condition(wanted), translation, clamp=False)
+    images = clamped(first.image)
+    fake_b, fake_a = images[:batch], images[batch : 2 * batch]
+    losses: dict[str, Tensor] = {}
+    if loss.gan:
+        judged = zip(discriminators, (fake_a, fake_b), strict=True)
+        losses["gan"] = torch.stack([generator_loss(judge(fake)) for judge, fake in judged]).mean()
+    if loss.cycle:
+        back = model.backbone.condition([targets[0]] * batch + [targets[1]] * batch)
+        cycled = translate(model, torch.cat([fake_b, fake_a]), back, translation, clamp=False).image
+        losses["cycle"] = reconstruction(clamped(cycled), torch.cat([a, b]), loss.perceptual, perceptual)
+    if identity:
+        losses["identity"] = reconstruction(images[2 * batch :], torch.cat([a, b]), loss.perceptual, perceptual)
+    return Step(losses, (fake_a, fake_b), first)
+
+
+def clamped(images: Tensor) -> Tensor:
+    """Values in [-1,1] as they would be stored, with the gradient of the unclamped ones."""
+    return images + (images.clamp(-1, 1) - images).detach()
+
+
+def reconstruction(output: Tensor, images: Tensor, weight: float, perceptual: PerceptualDistance) -> Tensor:
+    """L_rec: L1 plus ``weight`` times the perceptual distance, mean over the batch."""
+    loss = (output - images).abs().mean()
+    return loss + weight * perceptual(output, images).mean() if weight else loss
+
+
+def total(losses: dict[str, Tensor], config: LossConfig) -> Tensor:
+    """The weighted sum."""
+    return torch.stack([getattr(config, name) * value for name, value in losses.items()]).sum()
+
+
+def warmup_loss(model: Model, context: Sequence[Tensor], targets: Targets, translation: TranslationConfig) -> Tensor:
+    """Relative squared error of the predicted latent (without the source's share) to the source's, for both labels."""
+    context = [torch.cat([part, part]) for part in context]
+    half = len(context[0]) // 2
+    condition = model.backbone.condition([targets[0]] * half + [targets[1]] * half)
+    out = predict(model, context, condition, translation)
+    return (out.predicted - out.source).square().mean() / out.source.square().mean()

@@ -1,0 +1,283 @@
+"""Training a translator: latent warm-up, discriminator pre-training, then the adversarial stage.
+
+The stages follow one step counter, so that a run resumes wherever it stopped::
+
+    0 .. warmup.steps                    the predicted latent learns to be the source's
+    .. until the discriminators can tell only they learn, from round trips against warm outputs
+    .. loop.steps                        generator and discriminators in turn
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from cyclevar.core.config import TrainConfig
+from cyclevar.core.data.batches import UnpairedBatches
+from cyclevar.core.evaluation.evaluate import pooled_features, quick_kid_rt
+from cyclevar.core.evaluation.features import FeatureNet
+from cyclevar.core.evaluation.perceptual import PerceptualDistance
+from cyclevar.core.interfaces import Backbone, Discriminator
+from cyclevar.core.model import Model
+from cyclevar.core.training import objective
+from cyclevar.core.training.common import (
+    Stream,
+    build_discriminator,
+    gradient_norm,
+    make_optimizer,
+    moving_average,
+    set_learning_rate,
+)
+from cyclevar.core.training.loop import Task
+from cyclevar.core.training.losses import auc, discriminator_loss, scores
+from cyclevar.core.training.runs import Parts
+from cyclevar.core.training.tokenizer import round_trip
+from cyclevar.core.translation import translate
+
+
+class ImagePool(nn.Module):
+    """Past pictures, so that a discriminator does not forget them; part of the training state."""
+
+    images: Tensor
+    count: Tensor
+
+    def __init__(self, capacity: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(capacity, 3, *size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def exchange(self, images: Tensor, drawn: int) -> Tensor:
+        """Up to ``drawn`` past pictures behind the given ones ``[B,3,H,W]``, which then replace random past ones."""
+        held, capacity = int(self.count), len(self.images)
+        past = self.images[torch.randint(held, (min(drawn, held),))] if held else self.images[:0]
+        for image in images:
+            held = int(self.count)
+            slot = held if held < capacity else int(torch.randint(capacity, ()))
+            if slot < capacity:
+                self.images[slot] = image
+                self.count.fill_(min(held + 1, capacity))
+        return torch.cat([images, past.to(images)])
+
+
+class TranslatorTask(Task):
+    """Fine-tunes a model's backbone to translate between two domains; its tokenizer is frozen."""
+
+    def __init__(
+        self,
+        model: Model,
+        config: TrainConfig,
+        batches: UnpairedBatches,
+        validation: tuple[Tensor, Tensor],
+        reference: tuple[Tensor, Tensor],
+        targets: objective.Targets,
+        perceptual: PerceptualDistance,
+        net: FeatureNet,
+    ) -> None:
+        self.model, self.config, self.validation, self.targets = model, config, validation, targets
+        self.perceptual, self.net = perceptual, net
+        self.pictures_per_step = 2 * config.batch_size
+        model.tokenizer.requires_grad_(False).eval()
+        self.ema = moving_average(model.backbone, config.ema)
+        self.optimizer = make_optimizer(model.backbone, config.optimizer)
+        settings = config.discriminator
+        self.discriminators = nn.ModuleList(build_discriminator(settings.name, settings.settings) for _ in range(2))
+        self.discriminator_optimizer = make_optimizer(self.discriminators, settings.optimizer)
+        self.pools = nn.ModuleList(ImagePool(settings.pool, model.image_size) for _ in range(4))
+        self.progress = nn.Module()
+        self.progress.register_buffer("adversarial_since", torch.tensor(-1))
+        self.stream = Stream(batches)
+        with torch.no_grad():
+            trips = [torch.cat([round_trip(model.tokenizer, part) for part in half.split(16)]) for half in reference]
+            self.references = [pooled_features(net, part) for part in trips]
+            self.validation_trips = [
+                torch.cat([round_trip(model.tokenizer, part) for part in half.split(16)]) for half in validation
+            ]
+
+    def parts(self) -> Parts:
+        return {
+            "backbone": self.model.backbone,
+            "ema": self.ema,
+            "optimizer": self.optimizer,
+            "discriminators": self.discriminators,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "pools": self.pools,
+            "progress": self.progress,
+        }
+
+    def waited(self) -> float:
+        return self.stream.waited()
+
+    def update(self, step: int) -> Mapping[str, float]:
+        since = self.progress.get_buffer("adversarial_since")
+        a, b = self.stream.batch(step)
+        self.model.backbone.train()
+        if step < self.config.warmup.steps:
+            return self._warm_up(step, a, b)
+        if since < 0:
+            pretrained = step - self.config.warmup.steps
+            if pretrained < self.config.discriminator.pretrain_steps:
+                values = self._pretrain_discriminators(pretrained, a, b)
+                if values.get("auc", 0.0) >= self.config.discriminator.pretrain_auc:
+                    since.fill_(step + 1)
+                return values
+            since.fill_(step)
+        return self._adversarial(step, int(since), a, b)
+
+    def _warm_up(self, step: int, a: Tensor, b: Tensor) -> dict[str, float]:
+        config = self.config.optimizer.model_copy(update={"learning_rate": self.config.warmup.learning_rate})
+        rate = set_learning_rate(self.optimizer, config, step, self.config.warmup.steps)
+        context = objective.real_context(self.model, a, b)
+        loss = objective.warmup_loss(self.model, context, self.targets, self.config.translation)
+        norm = self._descend(loss)
+        return {"warmup_error": float(loss.detach()), "gradient_norm": norm, "learning_rate": rate}
+
+    def _descend(self, loss: Tensor) -> float:
+        """One update of the generator; the gradient's norm before clipping."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.model.backbone.parameters(), self.config.optimizer.clip)
+        self.optimizer.step()
+        self.ema.update_parameters(self.model.backbone)
+        return float(norm)
+
+    def _pretrain_discriminators(self, pretrained: int, a: Tensor, b: Tensor) -> dict[str, float]:
+        with torch.no_grad():
+            context = objective.real_context(self.model, a, b)
+            made = self._generate(a, b, context, identity=False)
+        values = self._update_discriminators(a, b, context, made.fakes)
+        if (pretrained + 1) % 20 == 0:
+            values["auc"] = self._held_out_auc()
+        return values
+
+    def _generate(self, a: Tensor, b: Tensor, context: list[Tensor], *, identity: bool) -> objective.Step:
+        judges = [judge for judge in self.discriminators if isinstance(judge, Discriminator)]
+        loss = (
+            self.config.loss if torch.is_grad_enabled() else self.config.loss.model_copy(update={"gan": 0, "cycle": 0})
+        )
+        return objective.generator_step(
+            self.model,
+            a,
+            b,
+            context,
+            self.targets,
+            judges,
+            self.config.translation,
+            loss,
+            self.perceptual,
+            identity=identity and bool(loss.identity),
+        )
+
+    def _adversarial(self, step: int, since: int, a: Tensor, b: Tensor) -> dict[str, float]:
+        config = self.config
+        rate = set_learning_rate(self.optimizer, config.optimizer, step - since, config.loop.steps - since)
+        context = objective.real_context(self.model, a, b)
+        self.discriminators.requires_grad_(False)
+        made = self._generate(a, b, context, identity=(step - since) % config.loss.identity_every == 0)
+        self.discriminators.requires_grad_(True)
+        values = {f"loss/{name}": float(value.detach()) for name, value in made.losses.items()}
+        if (step - since) % config.diagnose_every == 0:
+            values |= self._diagnose(made)
+        values["gradient_norm"] = self._descend(objective.total(made.losses, config.loss))
+        fakes = (made.fakes[0].detach(), made.fakes[1].detach())
+        for _ in range(config.discriminator.updates):
+            values |= self._update_discriminators(a, b, context, fakes)
+        return values | {"learning_rate": rate}
+
+    def _diagnose(self, made: objective.Step) -> dict[str, float]:
+        """Each weighted loss's gradient norm at the predicted latents, the entropy of the codes, the output's strength."""
+        weighted = {name: getattr(self.config.loss, name) * value for name, value in made.losses.items()}
+        norms = {f"gradient/{n}": float(gradient_norm(value, made.first.predicted)) for n, value in weighted.items()}
+        with torch.no_grad():
+            entropy = self.model.tokenizer.quantizer.entropy(made.first.logits, self.config.translation.temperature)
+            strength = made.first.predicted.std() / made.first.source.std()
+        return norms | {"code_entropy": float(entropy.mean()), "output_strength": float(strength)}
+
+    def _update_discriminators(
+        self, a: Tensor, b: Tensor, context: list[Tensor], fakes: tuple[Tensor, Tensor]
+    ) -> dict[str, float]:
+        settings, tokenizer = self.config.discriminator, self.model.tokenizer
+        set_learning_rate(self.discriminator_optimizer, settings.optimizer, settings.optimizer.warmup, 1)
+        with torch.no_grad():
+            whole = tokenizer.decode(tokenizer.as_latent(context[-1])) if settings.real == "roundtrip" else None
+        reals = whole.split(len(a)) if whole is not None else (a, b)
+        loss = torch.zeros((), device=a.device)
+        values: dict[str, float] = {}
+        for domain, (judge, real, fake) in enumerate(zip(self.discriminators, reals, fakes, strict=True)):
+            real = self._pooled(2 * domain, real, settings.drawn)
+            fake = self._pooled(2 * domain + 1, fake, settings.drawn)
+            heads = [head.split([len(real), len(fake)]) for head in judge(torch.cat([real, fake]))]
+            on_real, on_fake = [pair[0] for pair in heads], [pair[1] for pair in heads]
+            loss = loss + discriminator_loss(on_real, on_fake)
+            gap = scores(on_real).mean() - scores(on_fake).mean()
+            values[f"discriminator/gap_{'ab'[domain]}"] = float(gap.detach())
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.discriminators.parameters(), settings.optimizer.clip)
+        self.discriminator_optimizer.step()
+        return values | {"loss/discriminator": float(loss.detach()) / 2}
+
+    def _pooled(self, index: int, images: Tensor, drawn: int) -> Tensor:
+        pool = self.pools[index]
+        assert isinstance(pool, ImagePool)
+        return pool.exchange(images, drawn)
+
+    @torch.no_grad()
+    def _held_out_auc(self) -> float:
+        """How well the discriminators tell validation round trips from translations: the mean of both."""
+        reals = self.validation_trips if self.config.discriminator.real == "roundtrip" else self.validation
+        found = []
+        for domain, judge in enumerate(self.discriminators):
+            fakes = self._translate(self.model.backbone, self.validation[1 - domain][:32], self.targets[domain])
+            found.append(auc(scores(judge(reals[domain][:32])), scores(judge(fakes))))
+        return float(torch.stack(found).mean())
+
+    def _translate(self, backbone: nn.Module, images: Tensor, target: int | str) -> Tensor:
+        assert isinstance(backbone, Backbone)
+        model = Model(self.model.family, self.model.config, self.model.tokenizer, backbone, self.model.schedule)
+        outputs = []
+        for part in images.split(16):
+            condition = backbone.condition([target] * len(part))
+            outputs.append(translate(model, part, condition, self.config.translation).image)
+        return torch.cat(outputs)
+
+    @torch.no_grad()
+    def validate(self, step: int) -> Mapping[str, float]:
+        """KID-rt of both directions, and how far translations and identity outputs are from the mere round trip."""
+        backbone = self.ema.module.eval()
+        found: dict[str, float] = {}
+        with torch.random.fork_rng():
+            for domain, direction in ((1, "ab"), (0, "ba")):
+                source, trip = self.validation[1 - domain], self.validation_trips[1 - domain]
+                outputs = self._translate(backbone, source, self.targets[domain])
+                same = self._translate(backbone, source[:32], self.targets[1 - domain])
+                found[f"kid_rt_{direction}"] = quick_kid_rt(self.net, outputs, self.references[domain]).value
+                found[f"change_{direction}"] = float((outputs - trip).abs().mean())
+                found[f"identity_change_{direction}"] = float((same - trip[:32]).abs().mean())
+        if self.progress.get_buffer("adversarial_since") >= 0 and _merely_copies(found):
+            warnings.warn(
+                "the generator merely copies its input: raise loss.gan or lower loss.cycle and loss.identity",
+                stacklevel=2,
+            )
+        return found
+
+    @torch.no_grad()
+    def sample(self, step: int) -> list[Tensor]:
+        """Both directions: source, translation, cycle, tokenizer round trip."""
+        backbone = self.ema.module.eval()
+        rows: list[Tensor] = []
+        for domain in (1, 0):
+            source = self.validation[1 - domain][:12]
+            there = self._translate(backbone, source, self.targets[domain])
+            back = self._translate(backbone, there, self.targets[1 - domain])
+            rows += [source, there, back, self.validation_trips[1 - domain][:12]]
+        return rows
+
+
+def _merely_copies(found: Mapping[str, float]) -> bool:
+    """Both directions hardly differ from the round trip, or no more than the identity outputs do."""
+    return all(
+        found[f"change_{d}"] < 0.04 or found[f"change_{d}"] < 1.1 * found[f"identity_change_{d}"] for d in ("ab", "ba")
+    )
