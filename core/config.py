@@ -166,6 +166,8 @@ class LossConfig(Settings):
     identity: NonNegativeFloat = 0.1
     perceptual: NonNegativeFloat = 1.0
     perceptual_distance: str = "auto"
+    cycle_every: PositiveInt = 2
+    """Steps between updates with the cycle loss, which costs a second pass."""
     identity_every: PositiveInt = 4
     """Steps between updates with the identity loss."""
 

@@ -48,11 +48,12 @@ def generator_step(
     loss: LossConfig,
     perceptual: PerceptualDistance,
     *,
+    cycle: bool,
     identity: bool,
 ) -> Step:
     """Translate a batch of each domain there and back, and score it.
 
-    First pass: a to b, b to a (and a to a, b to b); second pass: the fakes back. ``context`` is `real_context`.
+    First pass: a to b, b to a (with ``identity`` also a to a, b to b); second pass, with ``cycle``: the fakes back. ``context`` is `real_context`.
     """
     batch = len(a)
     wanted = [targets[1]] * batch + [targets[0]] * batch
@@ -66,7 +67,7 @@ def generator_step(
     if loss.gan:
         judged = zip(discriminators, (fake_a, fake_b), strict=True)
         losses["gan"] = torch.stack([generator_loss(judge(fake)) for judge, fake in judged]).mean()
-    if loss.cycle:
+    if cycle:
         back = model.backbone.condition([targets[0]] * batch + [targets[1]] * batch)
         cycled = translate(model, torch.cat([fake_b, fake_a]), back, translation, clamp=False).image
         losses["cycle"] = reconstruction(clamped(cycled), torch.cat([a, b]), loss.perceptual, perceptual)

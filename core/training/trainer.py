@@ -146,16 +146,16 @@ class TranslatorTask(Task):
     def _pretrain_discriminators(self, pretrained: int, a: Tensor, b: Tensor) -> dict[str, float]:
         with torch.no_grad():
             context = objective.real_context(self.model, a, b)
-            made = self._generate(a, b, context, identity=False)
+            made = self._generate(a, b, context, cycle=False, identity=False)
         values = self._update_discriminators(a, b, context, made.fakes)
         if (pretrained + 1) % 20 == 0:
             values["auc"] = self._held_out_auc()
         return values
 
-    def _generate(self, a: Tensor, b: Tensor, context: list[Tensor], *, identity: bool) -> objective.Step:
+    def _generate(self, a: Tensor, b: Tensor, context: list[Tensor], *, cycle: bool, identity: bool) -> objective.Step:
         judges = [judge for judge in self.discriminators if isinstance(judge, Discriminator)]
         loss = (
-            self.config.loss if torch.is_grad_enabled() else self.config.loss.model_copy(update={"gan": 0, "cycle": 0})
+            self.config.loss if torch.is_grad_enabled() else self.config.loss.model_copy(update={"gan": 0.0})
         )
         return objective.generator_step(
             self.model,
@@ -167,6 +167,7 @@ class TranslatorTask(Task):
             self.config.translation,
             loss,
             self.perceptual,
+            cycle=cycle and bool(loss.cycle),
             identity=identity and bool(loss.identity),
         )
 
@@ -175,7 +176,13 @@ class TranslatorTask(Task):
         rate = set_learning_rate(self.optimizer, config.optimizer, step - since, config.loop.steps - since)
         context = objective.real_context(self.model, a, b)
         self.discriminators.requires_grad_(False)
-        made = self._generate(a, b, context, identity=(step - since) % config.loss.identity_every == 0)
+        made = self._generate(
+            a,
+            b,
+            context,
+            cycle=(step - since) % config.loss.cycle_every == 0,
+            identity=(step - since) % config.loss.identity_every == 0,
+        )
         self.discriminators.requires_grad_(True)
         values = {f"loss/{name}": float(value.detach()) for name, value in made.losses.items()}
         if (step - since) % config.diagnose_every == 0:
