@@ -12,5 +12,6 @@ class PatchganConfig(Settings):
 
     width: PositiveInt = 48
     levels: int = Field(3, ge=1, le=6)
-    augment: tuple[str, ...] = ("color", "translation", "cutout")
-    """Parts of DiffAugment to apply to what the discriminator sees, in order; empty for none."""
+    augment: tuple[str, ...] = ("translation", "cutout")
+    """Parts of DiffAugment (color, translation, cutout) to apply to what the discriminator sees, in order; empty for none.
+    Colour is left alone by default, since it is part of what tells two styles apart."""
