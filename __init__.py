@@ -15,19 +15,21 @@ if TYPE_CHECKING:
     from cyclevar.core.model import build as build
     from cyclevar.core.model import load_model as load_model
     from cyclevar.core.schedule import ScaleSchedule as ScaleSchedule
+    from cyclevar.core.translator import Translator as Translator
 
     __version__: str
 
 _NAMES = {
     "Model": "cyclevar.core.model",
     "ScaleSchedule": "cyclevar.core.schedule",
+    "Translator": "cyclevar.core.translator",
     "build": "cyclevar.core.model",
     "hookimpl": "cyclevar.core.hookspecs",
     "load_model": "cyclevar.core.model",
     "open_dataset": "cyclevar.core.data.datasets",
 }
 
-__all__ = ["Model", "ScaleSchedule", "__version__", "build", "hookimpl", "load_model", "open_dataset"]
+__all__ = ["Model", "ScaleSchedule", "Translator", "__version__", "build", "hookimpl", "load_model", "open_dataset"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cyclevar.core.checkpoints import require_file, save_text
 from cyclevar.core.config import TranslationConfig
-from cyclevar.core.errors import CheckpointError, ConfigError
+from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
+from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model, load_model
-from cyclevar.core.settings import validate
-from cyclevar.core.training.tokenizer import round_trip
+from cyclevar.core.pyramid import tokenize
+from cyclevar.core.settings import Settings, validate
+from cyclevar.core.shipped import SETTINGS, WEIGHTS
 from cyclevar.core.translation import translate
 
-WEIGHTS, SETTINGS = "model.safetensors", "translator.json"
+Target = str | int
+"""A domain's name, or a class id or prompt that the backbone knows."""
 
 
 class Translator:
@@ -53,43 +55,65 @@ class Translator:
         self.config = validate(TranslationConfig, base | settings)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, target: str | int | Sequence[str | int] | Tensor) -> Tensor:
+    def __call__(self, images: Tensor, target: Target | Sequence[Target] | Tensor) -> Tensor:
         """Translate images ``[B,3,H,W]`` in [-1,1] of the model's size to ``target``, one for all or one a picture.
 
         A target is a domain's name, or a class id that the backbone knows. Returns ``[B,3,H,W]`` in [-1,1].
         """
         self._check(images)
-        condition = self.model.backbone.condition(self._targets(target, len(images)))
+        condition = self.condition(target, len(images))
         return translate(self.model, images.to(self.model.device), condition, self.config).image
 
     @torch.no_grad()
     def round_trip(self, images: Tensor) -> Tensor:
         """Images through the tokenizer and back: the best that any translation can look."""
         self._check(images)
-        return round_trip(self.model.tokenizer, images.to(self.model.device))
+        latent = self.model.tokenizer.encode(images.to(self.model.device))
+        return self.model.tokenizer.decode(tokenize(self.model.tokenizer, latent, self.model.schedule).latent)
+
+    def condition(self, target: Target | Sequence[Target] | Tensor, count: int) -> Condition:
+        """What the backbone is told for ``count`` pictures. Raises `UnknownNameError` for an unknown domain."""
+        if isinstance(target, Tensor):
+            target = target.tolist()
+        wanted = [target] * count if isinstance(target, str | int) else list(target)
+        if len(wanted) != count:
+            raise ConfigError(f"{len(wanted)} targets are given for {count} images")
+        table: dict[Target, Target] = dict(zip(self.domains, self.targets, strict=True))
+        try:
+            return self.model.backbone.condition([table.get(one, one) for one in wanted])
+        except UnknownNameError as error:
+            raise UnknownNameError("domain", error.name, {*self.domains, *error.known}) from error
+
+    @property
+    def default_target(self) -> str:
+        """The second of two domains. Raises `ConfigError` where there are not two."""
+        if len(self.domains) != 2:
+            raise ConfigError("which domain to translate to is not said", expected=f"one of {', '.join(self.domains)}")
+        return self.domains[1]
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write the translator into ``folder``; ``half`` stores the weights in float16."""
         folder = Path(folder)
         self.model.save(folder / WEIGHTS, half=half)
-        settings = {"domains": self.domains, "targets": self.targets, "translation": self.config.model_dump()}
-        save_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+        settings = _Stored(domains=self.domains, targets=self.targets, translation=self.config)
+        save_text(folder / SETTINGS, json.dumps(settings.model_dump(), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu", **settings: Any) -> Translator:
-        """Open what `save` wrote. Further keywords change settings of `TranslationConfig`."""
+        """Open what `save` wrote. Further keywords change settings of `TranslationConfig`.
+
+        Raises `CheckpointError` for files that are missing, damaged or do not fit each other, naming the keys.
+        """
         folder = Path(folder)
         require_file(folder / SETTINGS)
         try:
-            stored = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            domains, targets, translation = stored["domains"], stored["targets"], stored["translation"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            stored = validate(_Stored, json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+        except (ValueError, TypeError, ConfigError) as error:
             raise CheckpointError(
                 f"{folder / SETTINGS} is damaged ({error})", hint="save the translator again"
             ) from error
-        config = validate(TranslationConfig, translation)
-        model = load_model(folder / WEIGHTS)
-        return cls(model.to(device), domains=domains, targets=targets, config=config, **settings)
+        model = load_model(folder / WEIGHTS).to(device)
+        return cls(model, domains=stored.domains, targets=stored.targets, config=stored.translation, **settings)
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.model.image_size):
@@ -99,18 +123,26 @@ class Translator:
                 hint="resize them first",
             )
 
-    def _targets(self, target: str | int | Sequence[str | int] | Tensor, batch: int) -> list[str | int]:
-        if isinstance(target, Tensor):
-            target = target.tolist()
-        wanted = [target] * batch if isinstance(target, str | int) else list(target)
-        if len(wanted) != batch:
-            raise ConfigError(f"{len(wanted)} targets are given for {batch} images")
-        table = dict(zip(self.domains, self.targets, strict=True))
-        return [table.get(one, one) if isinstance(one, str) else one for one in wanted]
+
+class _Stored(Settings):
+    """What stands in ``translator.json``."""
+
+    domains: tuple[str, ...]
+    targets: tuple[int | str, ...]
+    translation: TranslationConfig
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images ``[B,3,H,W]`` in [-1,1] at another size, antialiased."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+def choose_device(name: str = "auto") -> torch.device:
+    """``cpu``, ``cuda`` (perhaps ``cuda:1``), or with ``auto`` the GPU where there is one.
+
+    Raises `ConfigError` for a GPU that is not there.
+    """
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or not (number.isdecimal() or not number):
+        raise UnknownNameError("device", name, ["auto", "cpu", "cuda"])
+    if kind == "cuda" and int(number or 0) >= gpus:
+        raise ConfigError(f"there is no device {name}: torch finds {gpus} GPUs here", hint="use --device cpu")
+    return torch.device(name)

@@ -38,6 +38,36 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained translator, noto <-> fluent, for pictures of 16 px; labels matter to it."""
+    import torch
+
+    import cyclevar
+
+    settings = {
+        "tokenizer": {
+            "codebook_size": 32,
+            "channels": 8,
+            "width": 32,
+            "multipliers": [1],
+            "residual_blocks": 1,
+            "patch": 4,
+        },
+        "backbone": {"depth": 2, "width": 32, "heads": 2, "classes": 2, "class_names": ["noto", "fluent"]},
+        "schedule": "1-2-4",
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = cyclevar.build("var", settings)
+    with torch.no_grad():
+        for name in ("class_embedding", "head.weight", "head_modulation.weight"):
+            model.backbone.get_parameter(name).mul_(20)
+    folder = tmp_path_factory.mktemp("translators") / "small"
+    cyclevar.Translator(model).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of golden numbers; tests that use it carry ``@pytest.mark.golden``."""
     return GOLDEN

@@ -24,9 +24,9 @@ FLOORS = (
     ("errors",),
     ("schedule", "settings"),
     ("attention", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
-    ("autoencoder", "blocks", "checkpoints", "manager", "model", "pyramid"),
+    ("autoencoder", "blocks", "checkpoints", "manager", "model", "pyramid", "shipped"),
     ("data", "generation", "translation"),
-    ("translator",),
+    ("picture_files", "translator"),
     ("bench", "evaluation", "training"),
 )
 """What stands in ``core``, lowest first. A module imports from its own floor and the ones below, never in a circle."""

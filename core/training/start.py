@@ -15,6 +15,7 @@ from cyclevar.core.evaluation.features import load_feature_net
 from cyclevar.core.evaluation.perceptual import perceptual_distance
 from cyclevar.core.manager import get_manager
 from cyclevar.core.model import Model, build, load_model
+from cyclevar.core.shipped import shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
 from cyclevar.core.training.loop import Display, Task, run
 from cyclevar.core.training.objective import Targets
@@ -108,17 +109,6 @@ def start_model(config: TrainConfig) -> Model:
             hint="`cyclevar pretrain` makes weights for your own pictures",
         )
     return load_model(shipped)
-
-
-def shipped_weights(family: str, preset: str) -> Path | None:
-    """The weights file that a family's package brings for a preset, if it does."""
-    import importlib
-
-    factory = get_manager().registry.get("backbone", family).load()
-    package = importlib.import_module(factory.__module__)
-    assert package.__file__ is not None
-    path = Path(package.__file__).parent / "weights" / f"{preset}.safetensors"
-    return path if path.is_file() else None
 
 
 def choose_targets(model: Model, config: TrainConfig, dataset: UnpairedDataset) -> Targets:

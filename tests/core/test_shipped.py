@@ -1,0 +1,85 @@
+"""Translators are found by name or folder, and what is no translator is told apart from one that is not finished."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cyclevar.core import shipped
+from cyclevar.core.errors import CheckpointError, UnknownNameError
+from cyclevar.core.shipped import SETTINGS, WEIGHTS, find_translator, shipped_translators, shipped_weights
+
+
+@pytest.fixture
+def translators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of shipped translators: ``noto-fluent``, ``horse-zebra`` and something unfinished."""
+    folder = tmp_path / "translators"
+    for name in ("noto-fluent", "horse-zebra", "unfinished"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / WEIGHTS).touch()
+        if name != "unfinished":
+            (folder / name / SETTINGS).touch()
+    monkeypatch.setattr(shipped, "TRANSLATORS", folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_what_ships_is_listed(translators: Path) -> None:
+    assert shipped_translators() == {name: translators / name for name in ("horse-zebra", "noto-fluent")}
+
+
+def test_the_default_and_a_name(translators: Path) -> None:
+    assert find_translator() == find_translator(None) == find_translator("noto-fluent") == translators / "noto-fluent"
+    assert find_translator("horse-zebra") == translators / "horse-zebra"
+
+
+def test_a_folder(translators: Path, small_translator: Path) -> None:
+    assert find_translator(small_translator) == small_translator
+    assert find_translator(str(small_translator)) == small_translator
+    shutil.copytree(small_translator, "noto-fluent")
+    assert find_translator("noto-fluent") == translators / "noto-fluent"
+    assert find_translator("./noto-fluent") == Path("noto-fluent")
+
+
+def test_an_unknown_name_offers_the_nearest(translators: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"named 'noto-flunt'; .*one of horse-zebra, noto-fluent; did you mean"):
+        find_translator("noto-flunt")
+    with pytest.raises(UnknownNameError, match="runs/none"):
+        find_translator("runs/none")
+
+
+def test_a_run_that_has_not_finished(translators: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(CheckpointError, match=r"run in .* has not finished: it holds checkpoints.*--resume auto"):
+        find_translator(tmp_path / "run")
+    (tmp_path / "run" / WEIGHTS).touch()
+    with pytest.raises(CheckpointError, match=r"was a pre-training.*cyclevar train --weights .*run/model.safetensors"):
+        find_translator(tmp_path / "run")
+    (tmp_path / "run" / SETTINGS).touch()
+    assert find_translator(tmp_path / "run") == tmp_path / "run"
+
+
+def test_what_is_no_translator(translators: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"lacks translator.json and model.safetensors"):
+        find_translator(tmp_path)
+    with pytest.raises(CheckpointError, match="is a file"):
+        find_translator(translators / "noto-fluent" / WEIGHTS)
+    (tmp_path / SETTINGS).touch()
+    with pytest.raises(CheckpointError, match=r"it lacks model.safetensors"):
+        find_translator(tmp_path)
+
+
+def test_where_nothing_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "TRANSLATORS", tmp_path / "none")
+    assert shipped_translators() == {}
+    with pytest.raises(UnknownNameError, match="none is registered"):
+        find_translator()
+
+
+def test_weights_of_a_preset() -> None:
+    assert shipped_weights("var", "no-such-preset") is None
+    found = shipped_weights("var", "tiny")
+    assert found is None or found.is_file()
