@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cyclevar.core.settings import Settings
 
@@ -60,8 +60,8 @@ class DataConfig(Settings):
     """The built-in set, or a folder in any of the layouts of docs/data.md."""
     other: str | None = None
     """A second folder, where the two domains lie apart."""
-    size: PositiveInt = 64
-    """Side of the training pictures, in pixels."""
+    size: PositiveInt | None = None
+    """Side of the training pictures, in pixels; None: the side that the model is made for, the only one that fits."""
     load_size: PositiveInt | None = None
     """Side to resize to before a random crop of ``size``; None for no cropping."""
     flip: bool = False
@@ -85,7 +85,8 @@ class TokenizerPretraining(Settings):
     """Stage ``tokenizer``: autoencoder, code book by k-means, quantized training, adversarial finish."""
 
     loop: LoopConfig = LoopConfig(steps=6000)
-    batch_size: PositiveInt = 8
+    batch_size: int = Field(8, ge=2, multiple_of=2)
+    """Pictures of both domains together, half of each."""
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=1e-4, warmup=100, decay="cosine"
     )
@@ -111,12 +112,19 @@ class TokenizerPretraining(Settings):
     discriminator_learning_rate: PositiveFloat = 4e-4
     ema: float = Field(0.998, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _quantizes(self) -> Self:
+        if self.autoencoder_steps >= self.loop.steps:
+            raise ValueError(f"autoencoder_steps ({self.autoencoder_steps}) below loop.steps ({self.loop.steps})")
+        return self
+
 
 class BackbonePretraining(Settings):
     """Stage ``backbone``: next-scale prediction with class labels (VAR Sec. 4)."""
 
     loop: LoopConfig = LoopConfig(steps=3000)
-    batch_size: PositiveInt = 16
+    batch_size: int = Field(16, ge=2, multiple_of=2)
+    """Pictures of both domains together, half of each."""
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup=100, decay="cosine", clip=2.0
     )
@@ -129,8 +137,6 @@ class WarmupConfig(Settings):
     """Latent identity warm-up: the predicted latent learns to be the source's, for both labels, without the decoder."""
 
     steps: NonNegativeInt = 400
-    batch_size: PositiveInt = 8
-    """Pictures of each domain."""
     learning_rate: PositiveFloat = 1e-3
 
 
@@ -138,7 +144,7 @@ class DiscriminatorConfig(Settings):
     """The two domain discriminators and how they are trained."""
 
     name: str = "patchgan"
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field({})
     """Of the discriminator; ``cyclevar plugins --kind discriminator`` lists what there is."""
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=4e-4, betas=(0.5, 0.99), weight_decay=0.0, warmup=0, clip=10.0
@@ -171,13 +177,19 @@ class LossConfig(Settings):
     identity_every: PositiveInt = 4
     """Steps between updates with the identity loss."""
 
+    @model_validator(mode="after")
+    def _never_idle(self) -> Self:
+        if not (self.gan or (self.cycle and self.cycle_every == 1) or (self.identity and self.identity_every == 1)):
+            raise ValueError("a loss in every step: gan, or cycle or identity every step")
+        return self
+
 
 class TrainConfig(Settings):
     """``cyclevar train``."""
 
     backbone: str = "var"
     preset: str = "tiny"
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field({})
     """Changes to the preset, by section: tokenizer, backbone, schedule."""
     weights: str | None = None
     """A model file to start from; None for the weights shipped with the preset."""
@@ -187,7 +199,7 @@ class TrainConfig(Settings):
     """Published transformer weights (.pth or .safetensors)."""
     data: DataConfig = DataConfig()
     targets: tuple[int | str, int | str] | None = None
-    """What the backbone is told of the two domains: class ids or names. None: the domains' own names, added where new."""
+    """What the backbone is told of the two domains: class ids or names. None: their own names, added where new."""
     translation: TranslationConfig = TranslationConfig()
     loop: LoopConfig = LoopConfig(steps=3000, validate_every=200, sample_every=200, save_every=100)
     batch_size: PositiveInt = 4
@@ -199,8 +211,9 @@ class TrainConfig(Settings):
     ema: float = Field(0.995, ge=0, lt=1)
     diagnose_every: PositiveInt = 50
     """Steps between measurements of each loss's gradient norm."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Of the computation; weights are float32 always. ``auto``: bf16 on a GPU that has it, else float32."""
 
 
 class PretrainConfig(Settings):
@@ -208,7 +221,7 @@ class PretrainConfig(Settings):
 
     backbone: str = "var"
     preset: str = "tiny"
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field({})
     """Changes to the preset, by section: tokenizer, backbone, schedule."""
     stage: Literal["tokenizer", "backbone"] = "tokenizer"
     weights: str | None = None
@@ -216,5 +229,11 @@ class PretrainConfig(Settings):
     data: DataConfig = DataConfig(skin_tones=True)
     tokenizer: TokenizerPretraining = TokenizerPretraining()
     transformer: BackbonePretraining = BackbonePretraining()
-    seed: int = 0
+    seed: NonNegativeInt = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Of the computation; weights are float32 always. ``auto``: bf16 on a GPU that has it, else float32."""
+
+    @property
+    def section(self) -> str:
+        """The name of the stage's own settings."""
+        return "tokenizer" if self.stage == "tokenizer" else "transformer"

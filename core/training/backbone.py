@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cyclevar.core.config import BackbonePretraining
@@ -13,7 +14,7 @@ from cyclevar.core.generation import generate
 from cyclevar.core.interfaces import Backbone
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import teacher_inputs, tokenize
-from cyclevar.core.training.common import Stream, make_optimizer, moving_average, set_learning_rate
+from cyclevar.core.training.common import Stream, descend, make_optimizer, moving_average, set_learning_rate
 from cyclevar.core.training.loop import Task
 from cyclevar.core.training.runs import Parts
 
@@ -28,13 +29,16 @@ class BackboneTask(Task):
         batches: UnpairedBatches,
         validation: tuple[Tensor, Tensor],
         domains: tuple[str, str],
+        accelerator: Accelerator,
     ) -> None:
-        self.model, self.config, self.validation, self.domains = model, config, validation, domains
-        self.pictures_per_step = config.batch_size
-        model.tokenizer.requires_grad_(False)
+        self.model, self.config, self.domains, self.accelerator = model, config, domains, accelerator
+        self.validation = [images.to(accelerator.device) for images in validation]
+        self.pictures_per_step = 2 * (config.batch_size // 2)
+        model.to(accelerator.device)
+        model.tokenizer.requires_grad_(False).eval()
         self.ema = moving_average(model.backbone, config.ema)
         self.optimizer = make_optimizer(model.backbone, config.optimizer)
-        self.stream = Stream(batches)
+        self.stream = Stream(batches, accelerator.device)
 
     def parts(self) -> Parts:
         return {"backbone": self.model.backbone, "ema": self.ema, "optimizer": self.optimizer}
@@ -49,10 +53,7 @@ class BackboneTask(Task):
         targets = [self.domains[0]] * len(a) + [self.domains[1]] * len(b)
         backbone.train()
         loss = self._loss(backbone, torch.cat([a, b]), targets, config.condition_dropout)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(backbone.parameters(), config.optimizer.clip)
-        self.optimizer.step()
+        norm = descend(self.accelerator, loss, self.optimizer, config.optimizer.clip)
         self.ema.update_parameters(backbone)
         return {"loss": float(loss.detach()), "gradient_norm": float(norm), "learning_rate": rate}
 
@@ -65,8 +66,9 @@ class BackboneTask(Task):
             inputs = teacher_inputs(tokenizer, pyramid.maps, schedule)
         condition = backbone.condition(targets)
         if dropout:
-            condition = condition.dropped(torch.rand(len(images)) < dropout)
-        logits = backbone(inputs, condition, schedule)
+            condition = condition.dropped(torch.rand(len(images), device=images.device) < dropout)
+        with self.accelerator.autocast():
+            logits = backbone(inputs, condition, schedule)
         codes = torch.cat([part.flatten(1, 2) for part in pyramid.codes], dim=1)
         return tokenizer.quantizer.nll(logits, codes).mean()
 
@@ -89,7 +91,7 @@ class BackboneTask(Task):
         model = Model(self.model.family, self.model.config, self.model.tokenizer, backbone, self.model.schedule)
         rows = []
         for name in self.domains:
-            generator = torch.Generator().manual_seed(0)
+            generator = torch.Generator(self.model.device).manual_seed(0)
             condition = backbone.condition([name] * 8)
             rows.append(generate(model, condition, guidance=2.0, top_k=600, top_p=0.95, generator=generator).image)
         return rows

@@ -1,12 +1,14 @@
-"""Pieces that the trainings share: learning-rate schedule, moving averages, gradient norms, the data stream."""
+"""Pieces that the trainings share: learning-rate schedule, updates, moving averages, the data stream."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -44,6 +46,28 @@ def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, step: int, 
     return rate
 
 
+def descend(accelerator: Accelerator, loss: Tensor, optimizer: Optimizer, clip: float = math.inf) -> Tensor:
+    """One update of the optimizer's parameters down the gradient of ``loss``; the gradient's norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(loss)
+    norm: Tensor = nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+    optimizer.step()
+    return norm
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let gradients through ``module``, but not into those of its parameters that are trained elsewhere."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 def moving_average(module: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of the weights; call its ``update_parameters`` after every update."""
     return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
@@ -51,8 +75,9 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel:
 
 def gradient_norm(loss: Tensor, at: Tensor) -> Tensor:
     """Norm of the gradient of ``loss`` at one tensor of its graph, which is kept."""
-    (gradient,) = torch.autograd.grad(loss, at, retain_graph=True)
-    return gradient.norm()
+    [gradient] = torch.autograd.grad(loss, at, retain_graph=True)
+    norm: Tensor = gradient.norm()
+    return norm
 
 
 def build_discriminator(name: str, settings: dict[str, object]) -> Discriminator:
@@ -61,16 +86,16 @@ def build_discriminator(name: str, settings: dict[str, object]) -> Discriminator
 
     entry = get_manager().registry.get("discriminator", name)
     config_class = entry.load_config()
-    discriminator = entry.load()(validate(config_class, settings) if config_class else None)  # type: ignore[type-var]
+    discriminator = entry.load()(validate(config_class, settings) if config_class else None)
     assert isinstance(discriminator, Discriminator)
     return discriminator
 
 
 class Stream:
-    """Batches by step, prefetched while the steps come in order."""
+    """Batches by step on ``device``, prefetched while the steps come in order."""
 
-    def __init__(self, batches: UnpairedBatches) -> None:
-        self._batches = batches
+    def __init__(self, batches: UnpairedBatches, device: torch.device) -> None:
+        self._batches, self._device = batches, device
         self._next: int | None = None
         self._iterator: Iterator[tuple[Tensor, Tensor]] = iter(())
         self.seconds = 0.0
@@ -81,7 +106,8 @@ class Stream:
         if step != self._next:
             self._iterator = self._batches.iterate(step)
         self._next = step + 1
-        pair = next(self._iterator)
+        a, b = next(self._iterator)
+        pair = a.to(self._device), b.to(self._device)
         self.seconds += time.perf_counter() - begun
         return pair
 

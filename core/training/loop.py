@@ -1,11 +1,17 @@
-"""The loop that every training shares: resume, update, log, validate, draw samples, save."""
+"""The loop that every training shares: resume, update, log, validate, draw samples, save, stop when asked to."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import signal
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +19,10 @@ from torch import Tensor
 
 from cyclevar.core.config import LoopConfig
 from cyclevar.core.data.transforms import to_picture
+from cyclevar.core.errors import CyclevarError
 from cyclevar.core.training.runs import Parts, RunFolder
+
+_log = logging.getLogger(__name__)
 
 
 class Task(ABC):
@@ -35,7 +44,11 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, step: int) -> list[Tensor]:
-        """Rows of pictures ``[N,3,H,W]`` in [-1,1] for the sample grid, equal N."""
+        """Rows of pictures ``[N,3,H,W]`` in [-1,1] for the sample grid, equal N; draws nothing either."""
+
+    def remarks(self, step: int, found: Mapping[str, float]) -> Sequence[str]:
+        """What a person should be told about the figures that `validate` found, a sentence each."""
+        return ()
 
     def waited(self) -> float:
         """Seconds spent waiting for data since the last call."""
@@ -52,47 +65,144 @@ class Display(Protocol):
         """One line worth keeping on the screen."""
 
 
+class DivergenceError(CyclevarError):
+    """A training whose figures are no longer finite. Its last checkpoint is from before."""
+
+
+class StoppedError(CyclevarError):
+    """A training that was asked to stop by a signal, and has saved its state."""
+
+    def __init__(self, number: int, step: int, steps: int, path: Path) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} after {step} of {steps} steps, which are saved in {path}",
+            hint="go on by --resume auto",
+        )
+        self.exit_code = 128 + number
+
+
 def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display) -> None:
-    """Train until ``config.steps`` updates are made, from the newest checkpoint if there is one."""
+    """Train until ``config.steps`` updates are made, from the newest checkpoint if there is one.
+
+    Raises:
+        StoppedError: SIGTERM or SIGINT came; the update was finished and the state saved. A second one stops at once.
+        DivergenceError: a figure is not finite.
+        CheckpointError: a state cannot be read or saved; what was saved before is untouched.
+    """
     step = folder.restore(task.parts())
+    folder.rewind_log(step)
     if step:
-        folder.rewind_log(step)
         display.note(f"resumed after {step} of {config.steps} steps")
-    clock, since, sums, spans = time.perf_counter(), step, dict[str, float](), dict[str, int]()
-    while step < config.steps:
-        for name, value in task.update(step).items():
-            if not math.isfinite(value):
-                raise FloatingPointError(f"{name} is {value} at step {step}")
-            sums[name] = sums.get(name, 0.0) + value
-            spans[name] = spans.get(name, 0) + 1
-        step += 1
-        last = step == config.steps
-        if step % config.log_every == 0 or last:
-            seconds = time.perf_counter() - clock
-            values: dict[str, Any] = {"step": step} | {name: sums[name] / spans[name] for name in sums}
-            values["images_per_second"] = (step - since) * task.pictures_per_step / seconds
-            values["data_wait"] = task.waited() / seconds
-            values["memory_gb"] = _memory_gb()
-            folder.log(values)
-            display.show(step, config.steps, values)
-            clock, since, sums, spans = time.perf_counter(), step, {}, {}
-        if step % config.validate_every == 0 or last:
-            found = task.validate(step)
-            folder.log({"step": step} | {f"validation/{name}": value for name, value in found.items()})
-            display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-        if step % config.sample_every == 0 or last:
-            grid = torch.cat([torch.cat(list(row), dim=2) for row in task.sample(step)], dim=1)
-            to_picture(grid).save(folder.samples / f"step-{step:08d}.png")
-        if step % config.save_every == 0 or last:
-            folder.save(step, task.parts(), keep=config.keep)
+    meter, warned = _Meter(task), set[str]()
+    with _signals() as caught:
+        while step < config.steps:
+            with meter.running():
+                figures = task.update(step)
+            _demand_finite(figures, step + 1, folder)
+            meter.add(figures)
+            step += 1
+            stop, last = bool(caught), step == config.steps
+            if step % config.log_every == 0 or last or stop:
+                values = {"step": step, **meter.read()}
+                folder.log(values)
+                display.show(step, config.steps, values)
+            if (step % config.validate_every == 0 or last) and not stop:
+                found = task.validate(step)
+                _demand_finite(found, step, folder)
+                folder.log({"step": step} | {f"validation/{name}": value for name, value in found.items()})
+                display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+                for remark in task.remarks(step, found):
+                    display.note(f"step {step}: {remark}")
+                    if remark not in warned:
+                        _log.warning("%s", remark)
+                        warned.add(remark)
+            if (step % config.sample_every == 0 or last) and not stop:
+                grid = torch.cat([torch.cat(list(row), dim=2) for row in task.sample(step)], dim=1)
+                to_picture(grid).save(folder.samples / f"step-{step:08d}.png")
+            if step % config.save_every == 0 or last or stop:
+                folder.save(step, task.parts(), keep=config.keep)
+            if stop:
+                raise StoppedError(caught[0], step, config.steps, folder.path)
+
+
+class _Meter:
+    """Means of the figures since they were last read, and how fast the updates were."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._start()
+
+    def _start(self) -> None:
+        self._sums, self._counts = dict[str, float](), dict[str, int]()
+        self._updates, self._seconds = 0, 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around every update."""
+        begun = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - begun
+        self._updates += 1
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        values = {name: total / self._counts[name] for name, total in self._sums.items()}
+        values["images_per_second"] = self._updates * self._task.pictures_per_step / self._seconds
+        values["data_wait"] = self._task.waited() / self._seconds
+        values["memory_gb"] = _memory_gb()
+        self._start()
+        return values
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects the first SIGTERM or SIGINT instead of dying of it; the next one does what it always does."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        restore()
+
+    for number in previous:
+        signal.signal(number, remember)
+    try:
+        yield caught
+    finally:
+        restore()
+
+
+def _demand_finite(figures: Mapping[str, float], step: int, folder: RunFolder) -> None:
+    wrong = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+    if wrong:
+        saved = folder.saved()
+        raise DivergenceError(
+            f"the training diverged in step {step}: {', '.join(wrong[:4])}",
+            expected="finite figures",
+            hint="lower the learning rate and start a new run; the last checkpoint is "
+            + (str(saved[-1]) if saved else "none"),
+        )
 
 
 def _memory_gb() -> float:
-    """Peak memory in GB: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
+    """Peak memory in GB: of the GPU where one is in use, else of this process (0 where the system does not tell)."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e9
-    import resource
     import sys
 
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e9 if sys.platform == "darwin" else 1e6)

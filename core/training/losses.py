@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def generator_loss(fake: Sequence[Tensor]) -> Tensor:
-    """Non-saturating ``-log D(G(x))``, the mean over the discriminator's heads of logits (CycleVAR Eq. 14, sign mended)."""
-    return torch.stack([F.softplus(-head).mean() for head in fake]).mean()
+    """Non-saturating ``-log D(G(x))``, the mean over the discriminator's heads of logits (Eq. 14, sign mended)."""
+    return torch.stack([F.softplus(-head.float()).mean() for head in fake]).mean()
 
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Hinge loss, the mean over heads: 0 where real logits exceed 1 and fake ones fall below -1."""
-    terms = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
+    terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
 
@@ -28,4 +28,4 @@ def auc(real: Tensor, fake: Tensor) -> Tensor:
 
 def scores(heads: Sequence[Tensor]) -> Tensor:
     """One score a picture ``[B]``: the mean logit of each head, averaged over heads."""
-    return torch.stack([head.flatten(1).mean(1) for head in heads]).mean(0)
+    return torch.stack([head.float().flatten(1).mean(1) for head in heads]).mean(0)

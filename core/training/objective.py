@@ -13,7 +13,7 @@ from cyclevar.core.evaluation.perceptual import PerceptualDistance
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
 from cyclevar.core.training.losses import generator_loss
-from cyclevar.core.translation import Prediction, encode_context, predict, translate, translate_context
+from cyclevar.core.translation import Prediction, encode_context, predict, translate_context
 
 Targets = tuple[int | str, int | str]
 
@@ -34,7 +34,13 @@ class Step:
 @torch.no_grad()
 def real_context(model: Model, a: Tensor, b: Tensor) -> list[Tensor]:
     """F_1..F_K of the real pictures of both domains, ``[2B,...]``; nothing that is trained lies behind them."""
-    return encode_context(model, torch.cat([a, b]))
+    return exact_context(model, torch.cat([a, b]))
+
+
+def exact_context(model: Model, images: Tensor) -> list[Tensor]:
+    """F_1..F_K in float32 even under autocast: half precision confuses neighbouring codes."""
+    with torch.autocast(images.device.type, enabled=False):
+        return encode_context(model, images.float())
 
 
 def generator_step(
@@ -53,7 +59,8 @@ def generator_step(
 ) -> Step:
     """Translate a batch of each domain there and back, and score it.
 
-    First pass: a to b, b to a (with ``identity`` also a to a, b to b); second pass, with ``cycle``: the fakes back. ``context`` is `real_context`.
+    First pass: a to b, b to a (with ``identity`` also a to a, b to b); second pass, with ``cycle``: the fakes back.
+    ``context`` is `real_context`.
     """
     batch = len(a)
     wanted = [targets[1]] * batch + [targets[0]] * batch
@@ -69,7 +76,8 @@ def generator_step(
         losses["gan"] = torch.stack([generator_loss(judge(fake)) for judge, fake in judged]).mean()
     if cycle:
         back = model.backbone.condition([targets[0]] * batch + [targets[1]] * batch)
-        cycled = translate(model, torch.cat([fake_b, fake_a]), back, translation, clamp=False).image
+        context = exact_context(model, torch.cat([fake_b, fake_a]))
+        cycled = translate_context(model, context, back, translation, clamp=False).image
         losses["cycle"] = reconstruction(clamped(cycled), torch.cat([a, b]), loss.perceptual, perceptual)
     if identity:
         losses["identity"] = reconstruction(images[2 * batch :], torch.cat([a, b]), loss.perceptual, perceptual)

@@ -3,6 +3,7 @@
 ::
 
     RUN/config.yaml             the settings, complete
+    RUN/facts.yaml              what else decides the outcome: the pictures, the perceptual distance, frozen weights
     RUN/metrics.jsonl           one JSON object a logged step
     RUN/samples/step-NNNNNNNN.png
     RUN/checkpoints/step-NNNNNNNN.safetensors
@@ -11,7 +12,7 @@
 from __future__ import annotations
 
 import json
-import warnings
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,17 @@ from cyclevar.core.checkpoints import load_tensors, save_tensors, save_text
 from cyclevar.core.errors import CheckpointError, ConfigError
 from cyclevar.core.settings import Settings, load_yaml
 
+_log = logging.getLogger(__name__)
+
 Parts = Mapping[str, nn.Module | Optimizer]
 """What a training state consists of, besides the random state."""
 
+Facts = Mapping[str, str]
+"""What decides the outcome of a training besides its settings, such as the fingerprint of the pictures."""
+
 
 class RunFolder:
-    """Reads and writes one run folder. Create it with `open`."""
+    """Reads and writes one run folder. `check` it first, `begin` when everything else is ready."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,37 +44,48 @@ class RunFolder:
         self.samples = path / "samples"
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.yaml"
+        self.facts = path / "facts.yaml"
 
-    @classmethod
-    def open(cls, path: Path, config: Settings, *, resume: bool, free: frozenset[str] = frozenset()) -> RunFolder:
-        """A new folder, or with ``resume`` the one that is there.
+    def check(
+        self, config: Settings, facts: Facts | None = None, *, resume: bool, free: frozenset[str] = frozenset()
+    ) -> None:
+        """Raise `ConfigError` unless a run with these settings may begin here, or go on with ``resume``.
 
-        Raises `ConfigError` when a run is there and is not to be resumed, or was made with other settings; keys
-        (dotted) in ``free`` may differ.
+        That is so in a folder that is new or empty, and with ``resume`` in that of a run with equal settings and facts;
+        settings (dotted) in ``free`` may differ. Writes nothing.
         """
-        folder = cls(path)
-        if folder.config.exists():
-            if not resume:
-                raise ConfigError(
-                    f"{path} already holds a run",
-                    hint="go on with it by --resume auto, or choose another folder with --out",
-                )
-            before, now = _flat(load_yaml(folder.config)), _flat(config.model_dump(mode="json"))
-            changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-            refused = [key for key in changed if key not in free]
-            if refused:
-                shown = ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in refused[:4])
-                raise ConfigError(
-                    f"the settings differ from those of the run in {path}: {shown}",
-                    expected=f"equal settings (only {', '.join(sorted(free))} may change)",
-                    hint="choose another folder with --out for a new run",
-                )
-        elif path.exists() and any(path.iterdir()):
-            raise ConfigError(f"{path} exists and is not a run", hint="choose another folder with --out")
-        save_text(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        folder.samples.mkdir(exist_ok=True)
-        folder.checkpoints.mkdir(exist_ok=True)
-        return folder
+        if not self.config.exists():
+            if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+                raise ConfigError(f"{self.path} exists and is not a run", hint="choose another folder with --out")
+            return
+        if not resume:
+            raise ConfigError(
+                f"{self.path} already holds a run",
+                hint="go on with it by --resume auto, or choose another folder with --out",
+            )
+        now = _flat(config.model_dump(mode="json"))
+        before = _flat(type(config)().model_dump(mode="json")) | _flat(load_yaml(self.config))
+        self._refuse("settings differ", before, {k: now.get(k) for k in before.keys() | now.keys() if k not in free})
+        if facts is not None and self.facts.exists():
+            self._refuse("circumstances differ", load_yaml(self.facts), facts)
+
+    def _refuse(self, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        changed = [key for key in sorted(now) if now[key] != before.get(key)]
+        if changed:
+            shown = ", ".join(f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in changed[:4])
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            raise ConfigError(
+                f"the {what} from those of the run in {self.path}: {shown}{more}",
+                expected="the same, so that the run goes on as if it had never stopped",
+                hint="choose another folder with --out for a new run",
+            )
+
+    def begin(self, config: Settings, facts: Facts) -> None:
+        """Make the folder, or bring the settings of the one that is there up to date."""
+        save_text(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        save_text(self.facts, yaml.safe_dump(dict(facts), sort_keys=False))
+        self.samples.mkdir(exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to the metrics."""
@@ -85,22 +102,32 @@ class RunFolder:
     def save(self, step: int, parts: Parts, *, keep: int) -> None:
         """Write the training state after ``step`` updates; all but the newest ``keep`` states go."""
         save_tensors(self.checkpoints / f"step-{step:08d}.safetensors", pack_state(parts), {"step": step})
-        for old in self._saved()[:-keep]:
+        for old in self.saved()[:-keep]:
             old.unlink()
 
     def restore(self, parts: Parts) -> int:
-        """Load the newest whole state into ``parts``; the number of updates made, 0 where nothing was saved."""
-        for path in reversed(self._saved()):
+        """Load the newest whole state into ``parts``; the number of updates made, 0 where nothing was saved.
+
+        A damaged file is put aside as ``*.damaged``. Raises `CheckpointError` where all are damaged, or where a state
+        does not fit ``parts``.
+        """
+        saved = self.saved()
+        for path in reversed(saved):
             try:
                 tensors, metadata = load_tensors(path)
-            except CheckpointError as error:
-                warnings.warn(f"{error} Going on with the one before it.", stacklevel=2)
+                step = int(metadata["step"])
+            except (CheckpointError, KeyError) as error:
+                _log.warning("%s is damaged; going on with the checkpoint before it (%s)", path, error)
+                path.replace(path.with_suffix(".damaged"))
                 continue
             unpack_state(parts, tensors, what=str(path))
-            return int(metadata["step"])
+            return step
+        if saved:
+            raise CheckpointError(f"no checkpoint in {self.checkpoints} can be read", hint="start a new run with --out")
         return 0
 
-    def _saved(self) -> list[Path]:
+    def saved(self) -> list[Path]:
+        """The checkpoints, oldest first."""
         return sorted(self.checkpoints.glob("step-*.safetensors"))
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
-from cyclevar.core.errors import ConfigError, DataError
-from cyclevar.core.evaluation.features import load_feature_net
-from cyclevar.core.evaluation.perceptual import perceptual_distance
+from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
+from cyclevar.core.evaluation.features import FeatureNet, load_feature_net
+from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.manager import get_manager
 from cyclevar.core.model import Model, build, load_model
-from cyclevar.core.shipped import shipped_weights
+from cyclevar.core.shipped import WEIGHTS, shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
+from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.loop import Display, Task, run
 from cyclevar.core.training.objective import Targets
 from cyclevar.core.training.runs import RunFolder
@@ -24,66 +28,89 @@ from cyclevar.core.training.tokenizer import TokenizerTask
 from cyclevar.core.training.trainer import TranslatorTask
 from cyclevar.core.translator import Translator
 
-LOOKS = frozenset({"log_every", "validate_every", "sample_every", "save_every", "keep"})
+LOOKS = ("log_every", "validate_every", "sample_every", "save_every", "keep")
 """Settings of the loop that may change when a run is resumed: they do not change what is learned."""
 
+VALIDATION = 128
+"""Most validation pictures of each domain that are used while training."""
 
-def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Display) -> Path:
-    """Train a tokenizer or a backbone; returns the model file, ``OUT/model.safetensors``."""
+
+def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Display, device: str = "auto") -> Path:
+    """Train a tokenizer or a backbone; returns the model file, ``OUT/model.safetensors``.
+
+    ``resume``: go on with the run in ``out``, if there is one. ``device``: auto, cpu or cuda.
+    """
     config = get_manager().fold("cyclevar_configure", config)
+    settings, section = getattr(config, config.section), config.section
+    steps_are_free = config.stage == "backbone" and settings.optimizer.decay == "constant"
+    free = frozenset(f"{section}.loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))
+    folder = RunFolder(out)
+    folder.check(config, resume=resume, free=free)
+    accelerator = make_accelerator(device, config.precision)
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
-    model = load_model(config.weights) if config.weights else build(config.backbone, config.preset, **config.model)
-    _check_size(model, config.data.size)
-    validation = _validation(dataset, config.data.size)
+    model = _pretraining_model(config)
+    size = _picture_size(model, config.data)
+    validation = _validation(dataset, size)
+    batches = _batches(dataset, config.data, size, settings.batch_size // 2, config.seed)
+    facts = {"data": f"{dataset.name} {dataset.fingerprint()}"}
     task: Task
+    part: nn.Module
     if config.stage == "tokenizer":
-        settings, section = config.tokenizer, "tokenizer"
-        batches = _batches(dataset, config.data, settings.batch_size // 2, config.seed)
-        task = TokenizerTask(model.tokenizer, settings, batches, validation, config.seed)
-        averaged = task.ema
+        perceptual = perceptual_distance() if config.tokenizer.perceptual else None
+        facts |= {"perceptual_distance": _identify(perceptual)} if perceptual else {}
+        part = model.tokenizer
+        task = TokenizerTask(
+            model.tokenizer, config.tokenizer, batches, validation, config.seed, perceptual, accelerator
+        )
     else:
-        if config.weights is None:
-            raise ConfigError(
-                "stage backbone has no tokenizer to learn from",
-                expected="weights with a trained tokenizer",
-                hint="train one by --stage tokenizer first, then pass its model file with --weights",
-            )
-        transformer, section = config.transformer, "transformer"
-        batches = _batches(dataset, config.data, transformer.batch_size // 2, config.seed)
-        for name in dataset.domains:
-            if name not in model.backbone.names:
-                model.backbone.add_domain(name)
-        task = BackboneTask(model, transformer, batches, validation, dataset.domains)
-        averaged = task.ema
-    loop = getattr(config, section).loop
-    folder = RunFolder.open(out, config, resume=resume, free=frozenset(f"{section}.loop.{name}" for name in LOOKS))
-    run(task, folder, loop, display)
-    part = model.tokenizer if config.stage == "tokenizer" else model.backbone
-    part.load_state_dict(averaged.module.state_dict())
-    path = out / "model.safetensors"
+        facts["tokenizer"] = digest(model.tokenizer)
+        part = model.backbone
+        _learn_domains(model, dataset.domains, display)
+        task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, accelerator)
+    folder.check(config, facts, resume=resume, free=free)
+    folder.begin(config, facts)
+    with _bad_pictures(dataset, display):
+        run(task, folder, settings.loop, display)
+    part.load_state_dict(task.ema.module.state_dict())
+    path = out / WEIGHTS
     model.save(path)
     return path
 
 
-def train(config: TrainConfig, out: Path, *, resume: bool, display: Display) -> Path:
-    """Fine-tune a model to translate; returns the run folder, which is a translator that `Translator.load` opens."""
+def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, device: str = "auto") -> Path:
+    """Fine-tune a model to translate; returns the run folder, which is a translator that `Translator.load` opens.
+
+    ``resume``: go on with the run in ``out``, if there is one. ``device``: auto, cpu or cuda.
+    """
     config = get_manager().fold("cyclevar_configure", config)
+    steps_are_free = config.optimizer.decay == "constant"
+    free = frozenset(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))
+    folder = RunFolder(out)
+    folder.check(config, resume=resume, free=free)
+    accelerator = make_accelerator(device, config.precision)
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
     model = start_model(config)
-    _check_size(model, config.data.size)
-    targets = choose_targets(model, config, dataset)
+    size = _picture_size(model, config.data)
+    validation = _validation(dataset, size)
+    targets: Targets = config.targets or dataset.domains
+    _learn_domains(model, targets, display)
     net = load_feature_net(input_size=112)
     perceptual = perceptual_distance(config.loss.perceptual_distance)
     display.note(f"perceptual distance: {perceptual.name}; feature net: {net.name}")
-    batches = _batches(dataset, config.data, config.batch_size, config.seed)
-    reference = (stack(dataset.train[0], config.data.size, 600), stack(dataset.train[1], config.data.size, 600))
-    task = TranslatorTask(
-        model, config, batches, _validation(dataset, config.data.size), reference, targets, perceptual, net
-    )
-    folder = RunFolder.open(out, config, resume=resume, free=frozenset(f"loop.{name}" for name in LOOKS))
-    run(task, folder, config.loop, display)
+    facts = {
+        "data": f"{dataset.name} {dataset.fingerprint()}",
+        "perceptual_distance": _identify(perceptual),
+        "feature_net": f"{_identify(net)} at {net.input_size} px",
+        "tokenizer": digest(model.tokenizer),
+    }
+    batches = _batches(dataset, config.data, size, config.batch_size, config.seed)
+    task = TranslatorTask(model, config, batches, validation, dataset.train, targets, perceptual, net, accelerator)
+    folder.check(config, facts, resume=resume, free=free)
+    folder.begin(config, facts)
+    with _bad_pictures(dataset, display):
+        run(task, folder, config.loop, display)
     model.backbone.load_state_dict(task.ema.module.state_dict())
     Translator(model, domains=dataset.domains, targets=targets, config=config.translation).save(out)
     return out
@@ -92,7 +119,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display) -> 
 def start_model(config: TrainConfig) -> Model:
     """The model that a training starts from: given weights, published files, or what ships with the preset."""
     if config.weights:
-        return load_model(config.weights)
+        return _load(config.weights, config)
     if config.tokenizer_weights or config.backbone_weights:
         if not (config.tokenizer_weights and config.backbone_weights):
             raise ConfigError(
@@ -108,37 +135,90 @@ def start_model(config: TrainConfig) -> Model:
             expected="--weights, or --tokenizer-weights and --backbone-weights",
             hint="`cyclevar pretrain` makes weights for your own pictures",
         )
-    return load_model(shipped)
+    return _load(shipped, config)
 
 
-def choose_targets(model: Model, config: TrainConfig, dataset: UnpairedDataset) -> Targets:
-    """What the backbone is told of the two domains; names that it does not know become new domains."""
-    targets: Targets = config.targets or dataset.domains
+def digest(module: nn.Module) -> str:
+    """16 hex digits over the names and values of a module's tensors."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        found.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _pretraining_model(config: PretrainConfig) -> Model:
+    if config.weights:
+        return _load(config.weights, config)
+    if config.stage == "backbone":
+        raise ConfigError(
+            "stage backbone has no tokenizer to learn from",
+            expected="--weights with a trained tokenizer",
+            hint="train one by --stage tokenizer first, then pass its run folder with --weights",
+        )
+    return build(config.backbone, config.preset, **config.model)
+
+
+def _load(weights: str | Path, config: TrainConfig | PretrainConfig) -> Model:
+    """A model file, or that of a run folder; it brings its own settings, which ``config`` must not contradict."""
+    path = Path(weights)
+    path = path / WEIGHTS if path.is_dir() else path
+    if config.model:
+        raise ConfigError(
+            f"the settings under model ({', '.join(config.model)}) are given beside {path}, which brings its own",
+            hint="leave out one of the two",
+        )
+    model = load_model(path)
+    if model.family != config.backbone:
+        raise ConfigError(f"{path} belongs to the backbone {model.family}", expected=config.backbone)
+    return model
+
+
+def _learn_domains(model: Model, targets: Sequence[int | str], display: Display) -> None:
+    """Add the names that the backbone does not know as new domains."""
     for target in targets:
-        if isinstance(target, str) and target not in model.backbone.names and not target.isdecimal():
-            model.backbone.add_domain(target)
-    model.backbone.condition(list(targets))
-    return targets
+        try:
+            model.backbone.condition([target])
+        except UnknownNameError:
+            model.backbone.add_domain(str(target))
+            display.note(f"{target} is new to the backbone; it starts from the mean of what it knows")
+
+
+def _identify(net: FeatureNet | PerceptualDistance) -> str:
+    return f"{net.name} {net.weights_sha256[:16]}"
 
 
 def _open(data: DataConfig) -> UnpairedDataset:
     return open_dataset(data.source, other=data.other, skin_tones=data.skin_tones)
 
 
-def _batches(dataset: UnpairedDataset, data: DataConfig, batch_size: int, seed: int) -> UnpairedBatches:
-    return UnpairedBatches(dataset.train, batch_size, data.size, load_size=data.load_size, flip=data.flip, seed=seed)
+def _batches(dataset: UnpairedDataset, data: DataConfig, size: int, batch_size: int, seed: int) -> UnpairedBatches:
+    return UnpairedBatches(dataset.train, batch_size, size, load_size=data.load_size, flip=data.flip, seed=seed)
 
 
 def _validation(dataset: UnpairedDataset, size: int) -> tuple[Tensor, Tensor]:
-    if dataset.validation is None:
+    if dataset.validation is None or min(map(len, dataset.validation)) < 2:
         raise DataError(
-            "there are too few pictures to hold some out for validation", expected="at least 20 pictures of each domain"
+            "there are too few pictures to hold some out for validation", expected="at least 40 of each domain"
         )
-    return stack(dataset.validation[0], size, 128), stack(dataset.validation[1], size, 128)
+    return stack(dataset.validation[0], size, VALIDATION), stack(dataset.validation[1], size, VALIDATION)
 
 
-def _check_size(model: Model, size: int) -> None:
-    if model.image_size != (size, size):
-        raise ConfigError(
-            f"data.size is {size}", expected=f"{model.image_size[0]}, the side that this model is made for"
-        )
+def _picture_size(model: Model, data: DataConfig) -> int:
+    """The side of the training pictures: the one that the model is made for."""
+    height, width = model.image_size
+    if height != width or data.size not in (None, height):
+        raise ConfigError(f"data.size is {data.size}", expected=f"{height}, the side that this model is made for")
+    return height
+
+
+@contextlib.contextmanager
+def _bad_pictures(dataset: UnpairedDataset, display: Display) -> Iterator[None]:
+    """At the end, however it comes, say which pictures could not be read."""
+    try:
+        yield
+    finally:
+        parts = (dataset.train, dataset.validation or ())
+        bad = sorted({name for part in parts for pictures in part for name in pictures.bad})
+        if bad:
+            shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
+            display.note(f"{len(bad)} pictures could not be read and were left out: {shown}")

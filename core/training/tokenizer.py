@@ -6,22 +6,26 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cyclevar.core.config import TokenizerPretraining
 from cyclevar.core.data.batches import UnpairedBatches
-from cyclevar.core.evaluation.perceptual import perceptual_distance
+from cyclevar.core.evaluation.perceptual import PerceptualDistance
 from cyclevar.core.interfaces import Tokenizer
 from cyclevar.core.pyramid import Pyramid, tokenize
 from cyclevar.core.training.common import (
     Stream,
     build_discriminator,
+    descend,
+    frozen,
     gradient_norm,
     make_optimizer,
     moving_average,
     set_learning_rate,
 )
 from cyclevar.core.training.loop import Task
+from cyclevar.core.training.losses import discriminator_loss, scores
 from cyclevar.core.training.runs import Parts
 
 
@@ -75,15 +79,15 @@ def fit_codebook(tokenizer: Tokenizer, latents: Tensor, iterations: int, generat
     size = codebook.shape[0]
     for iteration in range(iterations):
         targets = collect_targets(tokenizer, latents) if iteration else [latents.permute(0, 2, 3, 1).flatten(0, 2)]
-        vectors, weights = torch.cat(targets), torch.cat([torch.full((len(t),), len(t) ** -0.5) for t in targets])
+        vectors, weights = torch.cat(targets), torch.cat([t.new_full((len(t),), len(t) ** -0.5) for t in targets])
         if iteration == 0:
-            shrink = torch.logspace(0, -1.5, size)[:, None]
+            shrink = torch.logspace(0, -1.5, size, device=codebook.device)[:, None]
             codebook.copy_(vectors[torch.randint(len(vectors), (size,), generator=generator)] * shrink)
             continue
         nearest = torch.cat(
             [(codebook.square().sum(1) - 2 * part @ codebook.T).argmin(1) for part in vectors.split(16384)]
         )
-        mass = torch.zeros(size).index_add_(0, nearest, weights)
+        mass = weights.new_zeros(size).index_add_(0, nearest, weights)
         sums = torch.zeros_like(codebook).index_add_(0, nearest, vectors * weights[:, None])
         fresh = vectors[torch.randint(len(vectors), (size,), generator=generator)]
         codebook.copy_(torch.where((mass > 0)[:, None], sums / mass.clamp_min(1e-12)[:, None], fresh))
@@ -99,13 +103,16 @@ class TokenizerTask(Task):
         batches: UnpairedBatches,
         validation: tuple[Tensor, Tensor],
         seed: int,
+        perceptual: PerceptualDistance | None,
+        accelerator: Accelerator,
     ) -> None:
-        self.config, self.validation, self.seed = config, validation, seed
-        self.pictures_per_step = config.batch_size
-        self.tokenizer = tokenizer
+        self.config, self.seed, self.accelerator = config, seed, accelerator
+        self.validation = [images.to(accelerator.device) for images in validation]
+        self.pictures_per_step = 2 * (config.batch_size // 2)
+        self.tokenizer = tokenizer.to(accelerator.device)
         self.ema = moving_average(tokenizer, config.ema)
         self.optimizer = make_optimizer(tokenizer, config.optimizer)
-        self.discriminator = build_discriminator(config.discriminator, {})
+        self.discriminator = build_discriminator(config.discriminator, {}).to(accelerator.device)
         self.discriminator_optimizer = make_optimizer(
             self.discriminator,
             config.optimizer.model_copy(
@@ -115,9 +122,9 @@ class TokenizerTask(Task):
         self.usage = nn.Module()
         self.codebook = getattr(tokenizer.quantizer, "codebook", None)
         if self.codebook is not None:
-            self.usage.register_buffer("hits", torch.zeros(len(self.codebook)))
-        self.stream, self.batches = Stream(batches), batches
-        self.perceptual = perceptual_distance() if config.perceptual else None
+            self.usage.register_buffer("hits", self.codebook.detach().new_zeros(len(self.codebook)))
+        self.stream, self.batches = Stream(batches, accelerator.device), batches
+        self.perceptual = perceptual.to(accelerator.device) if perceptual and config.perceptual else None
 
     def parts(self) -> Parts:
         return {
@@ -133,41 +140,42 @@ class TokenizerTask(Task):
         return self.stream.waited()
 
     def update(self, step: int) -> Mapping[str, float]:
-        config = self.config
+        config, autocast = self.config, self.accelerator.autocast
         if step == config.autoencoder_steps and self.codebook is not None:
             self._fit_codebook()
         rate = set_learning_rate(self.optimizer, config.optimizer, step, config.loop.steps)
         images = torch.cat(self.stream.batch(step))
-        latent = self.tokenizer.encode(images)
+        with autocast():
+            latent = self.tokenizer.encode(images)
+        latent = latent.float()  # half precision would confuse neighbouring codes
         values: dict[str, Tensor] = {}
         if step < config.autoencoder_steps:
-            noisy = latent + config.latent_noise * latent.detach().std() * torch.randn_like(latent)
-            output = self.tokenizer.decode(noisy, clamp=False)
             loss = 1e-3 * latent.square().mean()
+            latent = latent + config.latent_noise * latent.detach().std() * torch.randn_like(latent)
         else:
             schedule = self.tokenizer.default_schedule
             pyramid = tokenize(self.tokenizer, latent, schedule)
             loss, values["latent_error"] = quantizer_loss(self.tokenizer, latent, pyramid, config.commitment)
             values["quantizer"] = loss
             latent = self.tokenizer.as_latent(self.tokenizer.context(pyramid.maps, schedule, latent=latent)[-1])
-            output = self.tokenizer.decode(latent, clamp=False)
             self._refill(step, pyramid, images)
+        with autocast():
+            output = self.tokenizer.decode(latent, clamp=False)
+        output = output.float()
         difference = output - images
         reconstruction = difference.abs().mean() + config.squared_error * difference.square().mean()
         if self.perceptual is not None and step >= config.perceptual_from:
-            values["perceptual"] = self.perceptual(output, images).mean()
+            with autocast():
+                values["perceptual"] = self.perceptual(output, images).mean()
             reconstruction = reconstruction + config.perceptual * values["perceptual"]
         loss = loss + reconstruction
         if step >= config.adversarial_from:
-            logits = self.discriminator(output)
-            fooling = -torch.stack([head.mean() for head in logits]).mean()
+            with frozen(self.discriminator), autocast():
+                fooling = -scores(self.discriminator(output)).mean()
             ratio = gradient_norm(reconstruction, output) / gradient_norm(fooling, output).clamp_min(1e-8)
             loss = loss + config.adversarial * ratio.clamp_max(1e4) * fooling
             values["adversarial"] = fooling
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        values["gradient_norm"] = nn.utils.clip_grad_norm_(self.tokenizer.parameters(), config.optimizer.clip)
-        self.optimizer.step()
+        values["gradient_norm"] = descend(self.accelerator, loss, self.optimizer, config.optimizer.clip)
         self.ema.update_parameters(self.tokenizer)
         if step >= config.adversarial_from:
             values["discriminator"] = self._update_discriminator(step, images, output.detach())
@@ -179,12 +187,10 @@ class TokenizerTask(Task):
             update={"learning_rate": self.config.discriminator_learning_rate, "decay": "constant"}
         )
         set_learning_rate(self.discriminator_optimizer, optimizer, step - self.config.adversarial_from, 1)
-        logits = self.discriminator(torch.cat([images, output]))
-        pairs = [head.chunk(2) for head in logits]
-        loss = torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in pairs]).mean()
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.discriminator_optimizer.step()
+        with self.accelerator.autocast():
+            pairs = [head.chunk(2) for head in self.discriminator(torch.cat([images, output]))]
+        loss = discriminator_loss([real for real, _ in pairs], [fake for _, fake in pairs])
+        descend(self.accelerator, loss, self.discriminator_optimizer)
         return loss.detach()
 
     @torch.no_grad()
@@ -196,7 +202,8 @@ class TokenizerTask(Task):
             assert phi.bias is not None
             nn.init.zeros_(phi.bias)
         count = -(-self.config.kmeans_pictures // self.pictures_per_step)
-        latents = torch.cat([self.tokenizer.encode(torch.cat(self.batches.batch(step))) for step in range(count)])
+        pictures = (torch.cat(self.batches.batch(step)).to(self.accelerator.device) for step in range(count))
+        latents = torch.cat([self.tokenizer.encode(batch) for batch in pictures])
         generator = torch.Generator().manual_seed(self.seed)
         fit_codebook(self.tokenizer, latents, self.config.kmeans_iterations, generator)
         self.ema.module.load_state_dict(self.tokenizer.state_dict())
@@ -227,7 +234,8 @@ class TokenizerTask(Task):
 
     @torch.no_grad()
     def sample(self, step: int) -> list[Tensor]:
-        rows = [images[:12] for images in self.validation]
+        count = min(12, *map(len, self.validation))
+        rows = [images[:count] for images in self.validation]
         return [row for images in rows for row in (images, self._reconstruct(images, step))]
 
     def _reconstruct(self, images: Tensor, step: int) -> Tensor:

@@ -9,14 +9,16 @@ The stages follow one step counter, so that a run resumes wherever it stopped::
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cyclevar.core.config import TrainConfig
-from cyclevar.core.data.batches import UnpairedBatches
+from cyclevar.core.data.batches import UnpairedBatches, stack
+from cyclevar.core.data.datasets import Part
 from cyclevar.core.evaluation.evaluate import pooled_features, quick_kid_rt
 from cyclevar.core.evaluation.features import FeatureNet
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
@@ -26,6 +28,8 @@ from cyclevar.core.training import objective
 from cyclevar.core.training.common import (
     Stream,
     build_discriminator,
+    descend,
+    frozen,
     gradient_norm,
     make_optimizer,
     moving_average,
@@ -36,6 +40,12 @@ from cyclevar.core.training.losses import auc, discriminator_loss, scores
 from cyclevar.core.training.runs import Parts
 from cyclevar.core.training.tokenizer import round_trip
 from cyclevar.core.translation import translate
+
+REFERENCE = 600
+"""Training pictures of each domain that KID-rt compares with."""
+
+PATIENCE = 300
+"""Adversarial steps before a copying generator is remarked upon: the warm-up teaches it to copy."""
 
 
 class ImagePool(nn.Module):
@@ -55,9 +65,8 @@ class ImagePool(nn.Module):
         past = self.images[torch.randint(held, (min(drawn, held),))] if held else self.images[:0]
         for image in images:
             held = int(self.count)
-            slot = held if held < capacity else int(torch.randint(capacity, ()))
-            if slot < capacity:
-                self.images[slot] = image
+            if capacity:
+                self.images[held if held < capacity else int(torch.randint(capacity, ()))] = image
                 self.count.fill_(min(held + 1, capacity))
         return torch.cat([images, past.to(images)])
 
@@ -71,30 +80,43 @@ class TranslatorTask(Task):
         config: TrainConfig,
         batches: UnpairedBatches,
         validation: tuple[Tensor, Tensor],
-        reference: tuple[Tensor, Tensor],
+        reference: Part,
         targets: objective.Targets,
         perceptual: PerceptualDistance,
         net: FeatureNet,
+        accelerator: Accelerator,
     ) -> None:
-        self.model, self.config, self.validation, self.targets = model, config, validation, targets
-        self.perceptual, self.net = perceptual, net
+        device = accelerator.device
+        self.model, self.config, self.targets, self.accelerator = model.to(device), config, targets, accelerator
+        self.validation = [images.to(device) for images in validation]
+        self.reference, self.perceptual, self.net = reference, perceptual.to(device), net.to(device)
         self.pictures_per_step = 2 * config.batch_size
         model.tokenizer.requires_grad_(False).eval()
         self.ema = moving_average(model.backbone, config.ema)
         self.optimizer = make_optimizer(model.backbone, config.optimizer)
         settings = config.discriminator
         self.discriminators = nn.ModuleList(build_discriminator(settings.name, settings.settings) for _ in range(2))
+        self.discriminators.to(device)
         self.discriminator_optimizer = make_optimizer(self.discriminators, settings.optimizer)
-        self.pools = nn.ModuleList(ImagePool(settings.pool, model.image_size) for _ in range(4))
+        self.pools = nn.ModuleList(ImagePool(settings.pool, model.image_size) for _ in range(4)).to(device)
         self.progress = nn.Module()
         self.progress.register_buffer("adversarial_since", torch.tensor(-1))
-        self.stream = Stream(batches)
-        with torch.no_grad():
-            trips = [torch.cat([round_trip(model.tokenizer, part) for part in half.split(16)]) for half in reference]
-            self.references = [pooled_features(net, part) for part in trips]
-            self.validation_trips = [
-                torch.cat([round_trip(model.tokenizer, part) for part in half.split(16)]) for half in validation
-            ]
+        self.stream = Stream(batches, device)
+
+    @cached_property
+    def references(self) -> list[Tensor]:
+        """Pooled features of the round trips of training pictures of each domain."""
+        size = self.model.image_size[0]
+        return [pooled_features(self.net, stack(part, size, REFERENCE), self._round_trip) for part in self.reference]
+
+    @cached_property
+    @torch.no_grad()
+    def validation_trips(self) -> list[Tensor]:
+        """Round trips of the validation pictures of each domain."""
+        return [torch.cat([self._round_trip(part) for part in images.split(16)]) for images in self.validation]
+
+    def _round_trip(self, images: Tensor) -> Tensor:
+        return round_trip(self.model.tokenizer, images.to(self.accelerator.device))
 
     def parts(self) -> Parts:
         return {
@@ -130,16 +152,14 @@ class TranslatorTask(Task):
         config = self.config.optimizer.model_copy(update={"learning_rate": self.config.warmup.learning_rate})
         rate = set_learning_rate(self.optimizer, config, step, self.config.warmup.steps)
         context = objective.real_context(self.model, a, b)
-        loss = objective.warmup_loss(self.model, context, self.targets, self.config.translation)
+        with self.accelerator.autocast():
+            loss = objective.warmup_loss(self.model, context, self.targets, self.config.translation)
         norm = self._descend(loss)
         return {"warmup_error": float(loss.detach()), "gradient_norm": norm, "learning_rate": rate}
 
     def _descend(self, loss: Tensor) -> float:
         """One update of the generator; the gradient's norm before clipping."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.backbone.parameters(), self.config.optimizer.clip)
-        self.optimizer.step()
+        norm = descend(self.accelerator, loss, self.optimizer, self.config.optimizer.clip)
         self.ema.update_parameters(self.model.backbone)
         return float(norm)
 
@@ -154,28 +174,26 @@ class TranslatorTask(Task):
 
     def _generate(self, a: Tensor, b: Tensor, context: list[Tensor], *, cycle: bool, identity: bool) -> objective.Step:
         judges = [judge for judge in self.discriminators if isinstance(judge, Discriminator)]
-        loss = (
-            self.config.loss if torch.is_grad_enabled() else self.config.loss.model_copy(update={"gan": 0.0})
-        )
-        return objective.generator_step(
-            self.model,
-            a,
-            b,
-            context,
-            self.targets,
-            judges,
-            self.config.translation,
-            loss,
-            self.perceptual,
-            cycle=cycle and bool(loss.cycle),
-            identity=identity and bool(loss.identity),
-        )
+        loss = self.config.loss if torch.is_grad_enabled() else self.config.loss.model_copy(update={"gan": 0.0})
+        with frozen(self.discriminators), self.accelerator.autocast():
+            return objective.generator_step(
+                self.model,
+                a,
+                b,
+                context,
+                self.targets,
+                judges,
+                self.config.translation,
+                loss,
+                self.perceptual,
+                cycle=cycle and bool(loss.cycle),
+                identity=identity and bool(loss.identity),
+            )
 
     def _adversarial(self, step: int, since: int, a: Tensor, b: Tensor) -> dict[str, float]:
         config = self.config
         rate = set_learning_rate(self.optimizer, config.optimizer, step - since, config.loop.steps - since)
         context = objective.real_context(self.model, a, b)
-        self.discriminators.requires_grad_(False)
         made = self._generate(
             a,
             b,
@@ -183,18 +201,17 @@ class TranslatorTask(Task):
             cycle=(step - since) % config.loss.cycle_every == 0,
             identity=(step - since) % config.loss.identity_every == 0,
         )
-        self.discriminators.requires_grad_(True)
         values = {f"loss/{name}": float(value.detach()) for name, value in made.losses.items()}
         if (step - since) % config.diagnose_every == 0:
             values |= self._diagnose(made)
         values["gradient_norm"] = self._descend(objective.total(made.losses, config.loss))
-        fakes = (made.fakes[0].detach(), made.fakes[1].detach())
+        fakes = (made.fakes[0].detach().float(), made.fakes[1].detach().float())
         for _ in range(config.discriminator.updates):
             values |= self._update_discriminators(a, b, context, fakes)
         return values | {"learning_rate": rate}
 
     def _diagnose(self, made: objective.Step) -> dict[str, float]:
-        """Each weighted loss's gradient norm at the predicted latents, the entropy of the codes, the output's strength."""
+        """Each weighted loss's gradient norm at the predicted latents, entropy of the codes, strength of the output."""
         weighted = {name: getattr(self.config.loss, name) * value for name, value in made.losses.items()}
         norms = {f"gradient/{n}": float(gradient_norm(value, made.first.predicted)) for n, value in weighted.items()}
         with torch.no_grad():
@@ -207,23 +224,22 @@ class TranslatorTask(Task):
     ) -> dict[str, float]:
         settings, tokenizer = self.config.discriminator, self.model.tokenizer
         set_learning_rate(self.discriminator_optimizer, settings.optimizer, settings.optimizer.warmup, 1)
-        with torch.no_grad():
-            whole = tokenizer.decode(tokenizer.as_latent(context[-1])) if settings.real == "roundtrip" else None
-        reals = whole.split(len(a)) if whole is not None else (a, b)
+        reals: Sequence[Tensor] = (a, b)
+        if settings.real == "roundtrip":
+            with torch.no_grad(), self.accelerator.autocast():
+                reals = tokenizer.decode(tokenizer.as_latent(context[-1])).float().split(len(a))
         loss = torch.zeros((), device=a.device)
         values: dict[str, float] = {}
         for domain, (judge, real, fake) in enumerate(zip(self.discriminators, reals, fakes, strict=True)):
             real = self._pooled(2 * domain, real, settings.drawn)
             fake = self._pooled(2 * domain + 1, fake, settings.drawn)
-            heads = [head.split([len(real), len(fake)]) for head in judge(torch.cat([real, fake]))]
+            with self.accelerator.autocast():
+                heads = [head.split([len(real), len(fake)]) for head in judge(torch.cat([real, fake]))]
             on_real, on_fake = [pair[0] for pair in heads], [pair[1] for pair in heads]
             loss = loss + discriminator_loss(on_real, on_fake)
             gap = scores(on_real).mean() - scores(on_fake).mean()
             values[f"discriminator/gap_{'ab'[domain]}"] = float(gap.detach())
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.discriminators.parameters(), settings.optimizer.clip)
-        self.discriminator_optimizer.step()
+        descend(self.accelerator, loss, self.discriminator_optimizer, settings.optimizer.clip)
         return values | {"loss/discriminator": float(loss.detach()) / 2}
 
     def _pooled(self, index: int, images: Tensor, drawn: int) -> Tensor:
@@ -243,7 +259,7 @@ class TranslatorTask(Task):
 
     def _translate(self, backbone: nn.Module, images: Tensor, target: int | str) -> Tensor:
         assert isinstance(backbone, Backbone)
-        model = Model(self.model.family, self.model.config, self.model.tokenizer, backbone, self.model.schedule)
+        model = Model(self.model.family, self.model.config, self.model.tokenizer, backbone, self.model.schedule).eval()
         outputs = []
         for part in images.split(16):
             condition = backbone.condition([target] * len(part))
@@ -253,33 +269,33 @@ class TranslatorTask(Task):
     @torch.no_grad()
     def validate(self, step: int) -> Mapping[str, float]:
         """KID-rt of both directions, and how far translations and identity outputs are from the mere round trip."""
-        backbone = self.ema.module.eval()
+        backbone = self.ema.module
         found: dict[str, float] = {}
-        with torch.random.fork_rng():
-            for domain, direction in ((1, "ab"), (0, "ba")):
-                source, trip = self.validation[1 - domain], self.validation_trips[1 - domain]
-                outputs = self._translate(backbone, source, self.targets[domain])
-                same = self._translate(backbone, source[:32], self.targets[1 - domain])
-                found[f"kid_rt_{direction}"] = quick_kid_rt(self.net, outputs, self.references[domain]).value
-                found[f"change_{direction}"] = float((outputs - trip).abs().mean())
-                found[f"identity_change_{direction}"] = float((same - trip[:32]).abs().mean())
-        if self.progress.get_buffer("adversarial_since") >= 0 and _merely_copies(found):
-            warnings.warn(
-                "the generator merely copies its input: raise loss.gan or lower loss.cycle and loss.identity",
-                stacklevel=2,
-            )
+        for domain, direction in ((1, "ab"), (0, "ba")):
+            source, trip = self.validation[1 - domain], self.validation_trips[1 - domain]
+            outputs = self._translate(backbone, source, self.targets[domain])
+            same = self._translate(backbone, source[:32], self.targets[1 - domain])
+            found[f"kid_rt_{direction}"] = quick_kid_rt(self.net, outputs, self.references[domain]).value
+            found[f"change_{direction}"] = float((outputs - trip).abs().mean())
+            found[f"identity_change_{direction}"] = float((same - trip[:32]).abs().mean())
         return found
+
+    def remarks(self, step: int, found: Mapping[str, float]) -> Sequence[str]:
+        since = int(self.progress.get_buffer("adversarial_since"))
+        if 0 <= since <= step - PATIENCE and _merely_copies(found):
+            return ["the generator merely copies its input: raise loss.gan, or lower loss.cycle and loss.identity"]
+        return []
 
     @torch.no_grad()
     def sample(self, step: int) -> list[Tensor]:
         """Both directions: source, translation, cycle, tokenizer round trip."""
-        backbone = self.ema.module.eval()
+        backbone, count = self.ema.module, min(12, *map(len, self.validation))
         rows: list[Tensor] = []
         for domain in (1, 0):
-            source = self.validation[1 - domain][:12]
+            source = self.validation[1 - domain][:count]
             there = self._translate(backbone, source, self.targets[domain])
             back = self._translate(backbone, there, self.targets[1 - domain])
-            rows += [source, there, back, self.validation_trips[1 - domain][:12]]
+            rows += [source, there, back, self.validation_trips[1 - domain][:count]]
         return rows
 
 

@@ -1,0 +1,153 @@
+"""A small data set, a model that trains in milliseconds, and settings that go through every stage in a few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import cyclevar
+from cyclevar.core.config import PretrainConfig, TrainConfig
+from cyclevar.core.model import Model
+from cyclevar.core.settings import validate
+
+SETTINGS: dict[str, Any] = {
+    "tokenizer": {
+        "codebook_size": 16,
+        "channels": 8,
+        "width": 32,
+        "multipliers": [1],
+        "residual_blocks": 1,
+        "patch": 4,
+        "phi_count": 2,
+    },
+    "backbone": {"depth": 2, "width": 32, "heads": 2, "classes": 2, "class_names": ["discs", "squares"]},
+    "schedule": "1-2-4",
+}
+"""For pictures of 16 px."""
+
+
+class Record:
+    """A display that remembers."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.values: list[dict[str, Any]] = []
+
+    def show(self, step: int, steps: int, values: Mapping[str, Any]) -> None:
+        self.values.append(dict(values))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def display() -> Record:
+    return Record()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """44 discs and 44 squares, 16 px, in the folders discs and squares."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for kind in ("discs", "squares"):
+        (folder / kind).mkdir()
+        for i in range(44):
+            picture = Image.new("RGB", (16, 16), "white")
+            draw = ImageDraw.Draw(picture)
+            shape = draw.ellipse if kind == "discs" else draw.rectangle
+            left, top, side = i % 5, i % 7, 5 + i % 4
+            shape((left, top, left + side, top + side), fill=(37 * i % 256, 91 * i % 256, 53 * i % 256))
+            picture.save(folder / kind / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def model() -> Model:
+    """Fresh weights, made strong enough that the label matters."""
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file to start from."""
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    make_model().save(path)
+    return path
+
+
+def make_model() -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = cyclevar.build("var", SETTINGS)
+    with torch.no_grad():
+        for name in ("class_embedding", "head.weight", "head_modulation.weight"):
+            model.backbone.get_parameter(name).mul_(20)
+    return model
+
+
+@pytest.fixture(scope="session")
+def train_config(pictures: Path, weights: Path) -> TrainConfig:
+    """Warm-up in steps 0-4, discriminators alone in 5-11, then the adversarial stage."""
+    return validate(
+        TrainConfig,
+        {
+            "weights": str(weights),
+            "data": {"source": str(pictures)},
+            "loop": {"steps": 20, "log_every": 1, "validate_every": 100, "sample_every": 100, "save_every": 5},
+            "batch_size": 2,
+            "optimizer": {"learning_rate": 1e-3, "warmup": 3},
+            "warmup": {"steps": 5},
+            "discriminator": {"settings": {"width": 8}, "pretrain_steps": 7, "pool": 6, "drawn": 2, "updates": 2},
+            "loss": {"identity_every": 3, "cycle_every": 2},
+            "diagnose_every": 4,
+            "ema": 0.9,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_config(pictures: Path) -> PretrainConfig:
+    """Autoencoder in steps 0-4, then codes, from 10 on the perceptual loss, from 12 on the discriminator."""
+    return validate(
+        PretrainConfig,
+        {
+            "model": SETTINGS,
+            "data": {"source": str(pictures)},
+            "tokenizer": {
+                "loop": {"steps": 20, "log_every": 1, "validate_every": 100, "sample_every": 100, "save_every": 5},
+                "batch_size": 4,
+                "optimizer": {"learning_rate": 1e-3, "warmup": 3, "decay": "cosine"},
+                "autoencoder_steps": 5,
+                "kmeans_pictures": 8,
+                "kmeans_iterations": 2,
+                "refill_every": 3,
+                "perceptual_from": 10,
+                "adversarial_from": 12,
+                "ema": 0.9,
+            },
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def backbone_config(pictures: Path, weights: Path) -> PretrainConfig:
+    return validate(
+        PretrainConfig,
+        {
+            "stage": "backbone",
+            "weights": str(weights),
+            "data": {"source": str(pictures)},
+            "transformer": {
+                "loop": {"steps": 20, "log_every": 1, "validate_every": 100, "sample_every": 100, "save_every": 5},
+                "batch_size": 4,
+                "optimizer": {"learning_rate": 1e-3, "warmup": 3, "decay": "cosine"},
+                "condition_dropout": 0.3,
+                "ema": 0.9,
+            },
+        },
+    )
