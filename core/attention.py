@@ -77,7 +77,8 @@ def plan_attention(
 ) -> AttentionPlan:
     """Plan the queries of ``scales`` against the keys of the ``kept`` (cached) scales followed by ``scales``.
 
-    Raises `ConfigError` if the visibility was made for another number of scales, or looks at a scale that is absent.
+    Raises `ConfigError` if the visibility was made for another number of scales, or lets a scale see nothing or one
+    that is absent.
     """
     if len(visibility.sees) != len(schedule):
         raise ConfigError(
@@ -101,6 +102,8 @@ def plan_attention(
                 ranges[-1] = (ranges[-1][0], high)
             else:
                 ranges.append((low, high))
+        if not ranges:
+            raise ConfigError(f"scale {scale} sees nothing", expected="at least one scale for each to see")
         low, high = spans[scale]
         blocks.append(Block((low - offset, high - offset), tuple(ranges)))
     return AttentionPlan(tuple(blocks), backend)
@@ -164,7 +167,7 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor 
 
 @cache
 def _xformers_kernel() -> Callable[..., Tensor]:
-    """xformers' memory-efficient attention; what its import says of missing C++ parts is kept from the user's screen."""
+    """xformers' memory-efficient attention; what its import says of missing C++ parts is not shown to the user."""
     logger = logging.getLogger("xformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

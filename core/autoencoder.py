@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         self.stem = nn.Conv2d(3 * patch**2, width, 3, padding=1)
         self.levels = nn.ModuleList(
             Level(
-                channels[max(i - 1, 0)] if i else width,
+                channels[i - 1] if i else width,
                 channels[i],
                 blocks,
                 attention and i == last,

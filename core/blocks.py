@@ -7,7 +7,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
 
 from cyclevar.core.attention import AttentionPlan, attend
 from cyclevar.core.cache import KeyValueCache
@@ -62,8 +61,8 @@ class FeedForward(nn.Module):
 class AdaLNBlock(nn.Module):
     """Attention and feed-forward, each behind a layer norm without parameters, modulated and gated by the condition.
 
-    The six modulation vectors come in the order gate 1, gate 2, scale 1, scale 2, shift 1, shift 2. They are the block's
-    own linear map of the condition, or an offset to a map that all blocks share.
+    The six modulation vectors come in the order gate 1, gate 2, scale 1, scale 2, shift 1, shift 2. They are a linear
+    map of the condition, the block's own, or an offset to a map that all blocks share.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class AdaLNBlock(nn.Module):
         self.feed_forward = FeedForward(width, hidden)
         self.shared_modulation = shared_modulation
         if shared_modulation:
-            self.modulation_offset = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
+            self.modulation_offset = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, 6, width), std=width**-0.5))
         else:
             self.modulation = nn.Linear(width, 6 * width)
 
@@ -111,4 +110,8 @@ class AdaLNBlock(nn.Module):
         return F.layer_norm(x, (self.width,), eps=self.norm_eps)
 
     def _dropped(self, branch: Tensor) -> Tensor:
-        return stochastic_depth(branch, self.drop_path, "row", self.training) if self.drop_path else branch
+        """While training, the branch of some pictures left out, the others' scaled up to keep the mean."""
+        if not (self.training and self.drop_path):
+            return branch
+        kept = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1 - self.drop_path)
+        return branch * kept / (1 - self.drop_path)

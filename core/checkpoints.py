@@ -26,14 +26,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
-        with partial.open("rb") as file:
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{path} could not be saved ({error})",
@@ -60,16 +61,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a safetensors file: its tensors (on the CPU) and its metadata."""
+    """Read a safetensors file that `save_tensors` wrote: its tensors (on the CPU) and its metadata."""
+    tensors, header = _read_safetensors(path)
+    try:
+        return tensors, {name: json.loads(value) for name, value in header.items()}
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"the metadata of {path} cannot be read ({error})",
+            expected="a file that cyclevar wrote",
+            hint="published files are loaded with Model.load_official",
+        ) from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     require_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({error})",
-            expected="a file that cyclevar wrote",
+            expected="a whole safetensors file",
             hint="use an earlier checkpoint or download it again",
         ) from error
 
@@ -80,24 +92,9 @@ def load_published(path: Path, wrappers: Sequence[Sequence[str]] = ()) -> dict[s
     Nothing is unpickled but tensors and plain containers. ``wrappers`` lists key paths under which training
     checkpoints nest the wanted state dict, such as ``("trainer", "vae_local")``.
     """
-    require_file(path)
     if path.suffix == ".safetensors":
-        return load_tensors(path)[0]
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than plain tensors and was not opened, since that could run foreign code",
-            expected="a state dict of tensors",
-            hint="convert it to safetensors where you trust it",
-        ) from error
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint ({first_line})",
-            expected="a whole .pth or .safetensors file",
-            hint="download it again",
-        ) from error
+        return _read_safetensors(path)[0]
+    content = _read_pickle(path)
     for wrapper in wrappers:
         inner = content
         for key in wrapper:
@@ -109,6 +106,31 @@ def load_published(path: Path, wrappers: Sequence[Sequence[str]] = ()) -> dict[s
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path} is not a state dict (it holds {keys})", expected="names mapped to tensors")
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def _read_pickle(path: Path) -> Any:
+    """What ``torch.save`` wrote: a zip archive, which is memory-mapped, or a bare pickle of older versions."""
+    require_file(path)
+    problem = "it is something else"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        zipped = start == b"PK\x03\x04"
+        if zipped or start[:1] == b"\x80":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than plain tensors and was not opened, since that could run foreign code",
+            expected="a state dict of tensors",
+            hint="convert it to safetensors where you trust it",
+        ) from error
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise CheckpointError(
+        f"{path} cannot be read as a PyTorch checkpoint ({problem})",
+        expected="a whole .pth or .safetensors file",
+        hint="download it again",
+    )
 
 
 def require_file(path: Path) -> None:

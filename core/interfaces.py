@@ -1,7 +1,10 @@
 """What a family brings: a tokenizer, its quantizer, a backbone; and what judges pictures: a discriminator.
 
 Shapes: images ``[B,3,H,W]`` float in [-1,1]; a latent ``[B,C,h,w]``; a map ``[B,C,h_k,w_k]`` is what one scale of the
-schedule adds to the latent; tokens are maps packed row-major, ``[B,L,C]`` with ``L = sum h_k*w_k``.
+schedule says of the latent; tokens are maps packed row-major, ``[B,L,C]`` with ``L = sum h_k*w_k``. Maps have the
+channels of the latent, or those of its patches where a family folds patches into channels.
+
+Parts hold tensors as parameters and buffers only, so that they can be built without memory and filled later.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def relax(self, logits: Tensor, temperature: float, gumbel: bool = False) -> Tensor:
-        """Softmax Relaxed Quantization: logits ``[...,logit_dim]`` to the expected code ``[...,C]``, float32 (Eq. 10-11).
+        """Softmax Relaxed Quantization: logits ``[...,logit_dim]`` to expected codes ``[...,C]``, float32 (Eq. 10-11).
 
         ``gumbel`` adds Gumbel noise to the logits before the division by ``temperature``.
         """
@@ -138,14 +141,16 @@ class Tokenizer(nn.Module, ABC):
     """
 
     stride: int
+    """Side, in pixels, of a cell of the finest map."""
     channels: int
+    """Channels of the latent."""
     quantizer: Quantizer
     default_schedule: ScaleSchedule
     config: Settings
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Images ``[B,3,H,W]`` in [-1,1] to latents ``[B,C,H/stride,W/stride]``."""
+        """Images ``[B,3,H,W]`` in [-1,1] to continuous latents ``[B,C,h,w]``."""
 
     @abstractmethod
     def decode(self, latent: Tensor, *, clamp: bool = True) -> Tensor:
@@ -206,7 +211,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def add_domain(self, name: str, like: int | str | None = None) -> None:
-        """Learn a new domain from here on, starting from the class or domain ``like``, or from the mean of all classes."""
+        """Know a new domain from here on, starting from the class or domain ``like``, or from the mean of all."""
 
     @abstractmethod
     def condition(self, targets: Targets) -> Condition:
@@ -229,6 +234,21 @@ class Backbone(nn.Module, ABC):
         ``features``: one map per scale; None at scale 0 is the start token. ``cache`` holds keys and values of
         the scales before ``first``. ``visibility`` says which scale sees which (default: scale-causal).
         """
+
+    def guided(
+        self,
+        feature: Tensor | None,
+        condition: Condition,
+        schedule: ScaleSchedule,
+        scale: int,
+        cache: KeyValueCache,
+        strength: float,
+    ) -> Tensor:
+        """Guided logits of one scale. The batch runs doubled, with the null condition in its second half."""
+        doubled = None if feature is None else torch.cat([feature, feature])
+        logits = self([doubled], condition.with_null(), schedule, first=scale, cache=cache)
+        own, null = logits.chunk(2)
+        return self.guide(own, null, strength, scale, schedule)
 
     @abstractmethod
     def guide(

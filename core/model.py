@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,10 @@ from cyclevar.core.settings import Settings, validate
 
 @dataclass(frozen=True)
 class OfficialFormat:
-    """How a family's published files name their tensors, and under which keys training checkpoints nest them."""
+    """How a family's published files name their tensors."""
 
     tokenizer: NameTable
     backbone: NameTable
-    wrappers: Sequence[Sequence[str]] = ()
 
 
 class Model(nn.Module):
@@ -78,12 +77,8 @@ class Model(nn.Module):
             if isinstance(source, Mapping):
                 state, what = source, f"the given {part} state dict"
             else:
-                assert self.official is not None
-                state, what = load_published(Path(source), self.official.wrappers), str(source)
-            own = module.state_dict()
-            missing, _ = module.load_state_dict(table.to_ours(state, own, what=what), strict=False, assign=False)
-            unnamed = [name for name in missing if name in table.names]
-            assert not unnamed, unnamed
+                state, what = load_published(Path(source), table.wrappers), str(source)
+            self._fill(part, table.to_ours(state, module.state_dict(), what=what))
         return self
 
     def export_official(self) -> dict[str, dict[str, Tensor]]:
@@ -117,14 +112,39 @@ class Model(nn.Module):
             if name in state and state[name].shape != own[name].shape
         ]
         check_keys(what, [n for n in own if n not in state], [n for n in state if n not in own], wrong)
-        self.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
+        self._fill("", state)
+
+    def _fill(self, part: str, state: Mapping[str, Tensor]) -> None:
+        """Copy tensors of the right shapes into ``part`` ("" for all), which may have no memory yet.
+
+        What then still has none, since ``state`` says nothing of it, gets the value that a fresh model has.
+        """
+        module = self.get_submodule(part)
+        own = module.state_dict()
+        if not any(tensor.is_meta for tensor in own.values()):
+            module.load_state_dict(state, strict=False)
+            return
+        empty = {name: torch.empty_like(tensor, device="cpu") for name, tensor in own.items() if not tensor.numel()}
+        copies = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in state.items()}
+        module.load_state_dict(empty | copies, strict=False, assign=True)
+        left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+        if left:
+            with torch.random.fork_rng(devices=[]):
+                fresh = build(self.family, self.config).get_submodule(part)
+            for name in left:
+                owner, _, attribute = name.rpartition(".")
+                setattr(module.get_submodule(owner), attribute, getattr(fresh.get_submodule(owner), attribute))
 
 
-def build(family: str, config: str | Mapping[str, Any] | Settings = "tiny", **overrides: Any) -> Model:
+def build(
+    family: str, config: str | Mapping[str, Any] | Settings = "tiny", *, initialize: bool = True, **overrides: Any
+) -> Model:
     """A model of a registered family with fresh weights.
 
     ``config``: a preset's name, or settings (sections ``tokenizer``, ``backbone``, ``schedule``); ``overrides`` change
-    them section by section. Raises `UnknownNameError` for an unknown family or preset, `ConfigError` for a bad setting.
+    them section by section. ``initialize=False`` leaves the weights without memory, for `Model.load_official` or
+    `Model.load_state` to fill: large models are built at once. Raises `UnknownNameError` for an unknown family or
+    preset, `ConfigError` for a bad setting.
     """
     manager = get_manager()
     entry = manager.registry.get("backbone", family)
@@ -140,7 +160,8 @@ def build(family: str, config: str | Mapping[str, Any] | Settings = "tiny", **ov
     for key, value in overrides.items():
         data[key] = {**data.get(key, {}), **value} if isinstance(value, Mapping) else value
     settings = validate(config_class, data)
-    model = manager.fold("cyclevar_model_built", entry.load()(settings), config=settings)
+    with contextlib.nullcontext() if initialize else torch.device("meta"):
+        model = manager.fold("cyclevar_model_built", entry.load()(settings), config=settings)
     assert isinstance(model, Model)
     return model
 
@@ -154,14 +175,6 @@ def load_model(path: str | Path) -> Model:
             expected="a model file that cyclevar wrote",
             hint="published files are loaded with Model.load_official",
         )
-    with frozen_random():
-        model = build(metadata["family"], metadata["config"])
+    model = build(metadata["family"], metadata["config"], initialize=False)
     model.load_state(state, what=str(path))
     return model
-
-
-@contextlib.contextmanager
-def frozen_random() -> Iterator[None]:
-    """Leave the global random state as it was; fresh weights that are overwritten at once must not advance it."""
-    with torch.random.fork_rng(devices=[]):
-        yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,33 +17,52 @@ State = Mapping[str, Tensor]
 class NameTable:
     """The published names of one module's parameters.
 
-    ``names``: our name -> published name, shapes equal. ``derived``: published name -> a function that computes a buffer
-    which the published files carry and we do not keep; it is written on export and ignored on import.
+    ``names``: our name -> published name, shapes equal; or several published names, whose tensors of equal shape ours
+    joins along its first axis. ``derived``: published name -> a function that computes a buffer which the published
+    files carry and we do not keep; it is written on export and ignored on import. ``wrappers``: key paths under which
+    published files nest the state dict.
     """
 
-    names: Mapping[str, str]
+    names: Mapping[str, str | tuple[str, ...]]
     derived: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
+    wrappers: Sequence[Sequence[str]] = ()
 
     def to_ours(self, published: State, expected: State, *, what: str) -> dict[str, Tensor]:
         """Published tensors under our names, each held to the shape of ``expected`` (our state dict).
 
         Raises `CheckpointError` naming missing, unknown and misshapen keys.
         """
-        known = set(self.names.values()) | set(self.derived)
-        missing = [name for name in self.names.values() if name not in published]
-        unknown = [name for name in published if name not in known]
+        shapes = {name: shape for ours in self.names for name, shape in self._parts(ours, expected[ours].shape)}
+        missing = [name for name in shapes if name not in published]
+        unknown = [name for name in published if name not in shapes and name not in self.derived]
         wrong = [
-            f"{name} has {list(published[name].shape)}, expected {list(expected[ours].shape)}"
-            for ours, name in self.names.items()
-            if name in published and published[name].shape != expected[ours].shape
+            f"{name} has {list(published[name].shape)}, expected {list(shape)}"
+            for name, shape in shapes.items()
+            if name in published and published[name].shape != shape
         ]
         check_keys(what, missing, unknown, wrong)
-        return {ours: published[name] for ours, name in self.names.items()}
+        return {
+            ours: published[names] if isinstance(names, str) else torch.cat([published[name] for name in names])
+            for ours, names in self.names.items()
+        }
 
     def to_published(self, ours: State) -> dict[str, Tensor]:
         """Our tensors under the published names, with the buffers that the published loaders insist on."""
-        state = {published: ours[name] for name, published in self.names.items()}
+        state: dict[str, Tensor] = {}
+        for name, published in self.names.items():
+            if isinstance(published, str):
+                state[published] = ours[name]
+            else:
+                parts = ours[name].chunk(len(published))
+                state |= {part_name: part.clone() for part_name, part in zip(published, parts, strict=True)}
         return state | {name: make() for name, make in self.derived.items()}
+
+    def _parts(self, ours: str, shape: torch.Size) -> list[tuple[str, torch.Size]]:
+        """The published names and shapes of one of our tensors."""
+        names = self.names[ours]
+        if isinstance(names, str):
+            return [(names, shape)]
+        return [(name, torch.Size((shape[0] // len(names), *shape[1:]))) for name in names]
 
 
 def check_keys(what: str, missing: list[str], unknown: list[str], wrong: list[str]) -> None:

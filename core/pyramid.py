@@ -44,7 +44,7 @@ def tokenize(tokenizer: Tokenizer, latent: Tensor, schedule: ScaleSchedule) -> P
 def compose(
     tokenizer: Tokenizer, maps: Sequence[Tensor], schedule: ScaleSchedule, *, last_only: bool = False
 ) -> Tensor:
-    """The latent ``[B,C,h,w]`` that the maps of all scales build, or that the last map builds alone (Eq. 9, Table 4)."""
+    """The latent ``[B,C,h,w]`` that the maps of all scales build, or that the last builds alone (Eq. 9, Table 4)."""
     state = tokenizer.begin(maps[-1].shape[0], schedule)
     if last_only:
         state, maps = replace(state, scale=len(schedule) - 1), maps[-1:]

@@ -26,7 +26,7 @@ class IndexQuantizer(Quantizer):
     def __init__(self, size: int, channels: int, metric: Metric = "euclidean") -> None:
         super().__init__()
         self.size, self.channels, self.logit_dim, self.metric = size, channels, size, metric
-        self.codebook = nn.Parameter(torch.randn(size, channels) / channels**0.5)
+        self.codebook = nn.Parameter(nn.init.trunc_normal_(torch.empty(size, channels), std=channels**-0.5))
 
     def vectors(self) -> Tensor:
         """The vectors that codes stand for, ``[size,C]``: unit length under the cosine metric."""
@@ -37,7 +37,8 @@ class IndexQuantizer(Quantizer):
             maps = F.normalize(maps, dim=1)
         positions = maps.detach().permute(0, 2, 3, 1).float()
         vectors = self.vectors().detach().float()
-        distances = vectors.square().sum(1) - 2 * positions @ vectors.T
+        with torch.autocast(maps.device.type, enabled=False):
+            distances = vectors.square().sum(1) - 2 * positions @ vectors.T
         codes = (positions.square().sum(-1, keepdim=True) + distances).argmin(-1)
         hard = self.lookup(codes).permute(0, 3, 1, 2)
         return Quantized(straight_through(maps, hard), codes)

@@ -9,8 +9,8 @@ from torch import Tensor
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     """Logits ``[...,V]`` with the codes that sampling must not draw set to -inf.
 
-    Top-k first: codes below the k-th largest logit go, ties stay. Then top-p (nucleus): codes go, least probable
-    first, while their summed probability is at most ``1 - top_p``; the most probable always stays. 0 switches a filter off.
+    Top-k first: codes below the k-th largest logit go, ties stay. Then top-p (nucleus): codes go, least probable first,
+    while their summed probability is at most ``1 - top_p``; the most probable always stays. 0 switches a filter off.
     """
     if top_k > 0:
         threshold = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]

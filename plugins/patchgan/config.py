@@ -13,5 +13,5 @@ class PatchganConfig(Settings):
     width: PositiveInt = 48
     levels: int = Field(3, ge=1, le=6)
     augment: tuple[str, ...] = ("translation", "cutout")
-    """Parts of DiffAugment (color, translation, cutout) to apply to what the discriminator sees, in order; empty for none.
+    """Parts of DiffAugment (color, translation, cutout) to apply to what the discriminator sees, in order, or none.
     Colour is left alone by default, since it is part of what tells two styles apart."""

@@ -6,7 +6,7 @@ from cyclevar.core.model import Model, OfficialFormat
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.backbone import VarBackbone
 from cyclevar.plugins.var.config import VarConfig
-from cyclevar.plugins.var.official import WRAPPERS, backbone_names, tokenizer_names
+from cyclevar.plugins.var.official import backbone_names, tokenizer_names
 from cyclevar.plugins.var.tokenizer import VarTokenizer
 
 
@@ -15,7 +15,5 @@ def build(config: VarConfig) -> Model:
     schedule = ScaleSchedule.parse(config.schedule)
     tokenizer = VarTokenizer(config.tokenizer, schedule)
     backbone = VarBackbone(config.backbone, config.tokenizer.channels, config.tokenizer.codebook_size, schedule)
-    official = OfficialFormat(
-        tokenizer_names(config.tokenizer, schedule), backbone_names(config.backbone, schedule), WRAPPERS
-    )
+    official = OfficialFormat(tokenizer_names(config.tokenizer, schedule), backbone_names(config.backbone, schedule))
     return Model("var", config, tokenizer, backbone, schedule, official)

@@ -10,9 +10,6 @@ from cyclevar.core.names import NameTable, scale_causal_bias, scale_index
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarBackboneConfig, VarTokenizerConfig
 
-WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"))
-"""Where training checkpoints nest the state dicts."""
-
 
 def _affine(ours: str, published: str) -> Iterator[tuple[str, str]]:
     yield f"{ours}.weight", f"{published}.weight"
@@ -64,7 +61,8 @@ def tokenizer_names(config: VarTokenizerConfig, schedule: ScaleSchedule) -> Name
         published = "quantize.quant_resi.qresi" if config.phi_count == 1 else f"quantize.quant_resi.qresi_ls.{i}"
         names |= dict(_affine(f"phi.{i}", published))
     hits = "quantize.ema_vocab_hit_SV"
-    return NameTable(names, {hits: lambda: torch.zeros(len(schedule), config.codebook_size)})
+    derived = {hits: lambda: torch.zeros(len(schedule), config.codebook_size)}
+    return NameTable(names, derived, wrappers=[("trainer", "vae_local")])
 
 
 def backbone_names(config: VarBackboneConfig, schedule: ScaleSchedule) -> NameTable:
@@ -98,4 +96,4 @@ def backbone_names(config: VarBackboneConfig, schedule: ScaleSchedule) -> NameTa
         else:
             names |= dict(_affine(f"{ours}.modulation", f"{published}.ada_lin.1"))
         derived[f"{published}.attn.zero_k_bias"] = lambda: torch.zeros(config.width)
-    return NameTable(names, derived)
+    return NameTable(names, derived, wrappers=[("trainer", "var_wo_ddp")])

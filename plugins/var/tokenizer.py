@@ -1,4 +1,4 @@
-"""VAR's tokenizer: a convolutional autoencoder around a multi-scale residual quantizer (VAR Sec. 3.2, Algorithms 1-2)."""
+"""VAR's tokenizer: a convolutional autoencoder around a multi-scale residual quantizer (VAR Algorithms 1-2)."""
 
 from __future__ import annotations
 
