@@ -23,6 +23,8 @@ from cyclevar.core.errors import CyclevarError, UnknownNameError
 from cyclevar.core.manager import get_manager
 
 COMMANDS = {
+    "translate": "cyclevar.cli.translate:command",
+    "evaluate": "cyclevar.cli.evaluate:command",
     "plugins": "cyclevar.cli.plugins:command",
 }
 """Name -> "module:attribute" in the order of the help; the attribute is a function, or a typer app with commands."""

@@ -54,7 +54,7 @@ class Outcome:
     """What became of a job; ``problem`` says why it failed."""
 
     job: Job
-    status: Literal["translated", "skipped", "failed"]
+    status: Literal["translated", "already there", "failed"]
     problem: str = ""
 
 
@@ -78,6 +78,7 @@ def plan_jobs(source: str | Path, out: str | Path, *, kind: str | None = None) -
     if not source.is_file():
         raise DataError(f"{source} does not exist", expected="a picture or a folder of pictures", hint="check the path")
     if out.is_dir() or not out.suffix:
+        _require_folder(out)
         output = out / _renamed(Path(source.name), suffix)
     else:
         ending = _known_suffix(out.suffix, hint="a folder with a dot in its name must be there already")
@@ -90,8 +91,7 @@ def plan_jobs(source: str | Path, out: str | Path, *, kind: str | None = None) -
 
 
 def _jobs_of_tree(source: Path, out: Path, suffix: str | None) -> list[Job]:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file", expected=f"a folder for the translations of {source}")
+    _require_folder(out)
     names = [Path(name) for name in FolderSource(source).names() if not (source / name).is_dir()]
     if not names:
         raise DataError(
@@ -112,6 +112,13 @@ def _jobs_of_tree(source: Path, out: Path, suffix: str | None) -> list[Job]:
             )
         jobs.append(Job(source / name, out / renamed))
     return sorted(jobs, key=lambda job: job.source)
+
+
+def _require_folder(out: Path) -> None:
+    """Raise `ConfigError` where ``out`` cannot become a folder."""
+    for path in (out, *out.parents):
+        if path.is_file():
+            raise ConfigError(f"{path} is a file", expected="a folder to write to", hint="choose another name")
 
 
 def _known_suffix(kind: str, hint: str = "") -> str:
@@ -140,7 +147,7 @@ def translate_files(
     overwrite: bool = False,
     workers: int = 4,
 ) -> Iterator[Outcome]:
-    """Translate pictures to ``target``, a batch at a time, and yield what became of each.
+    """Translate pictures to ``target``, a batch at a time, and yield what became of each (the skipped ones come early).
 
     A job is skipped where its output is newer than its source, unless ``overwrite``. The result has the size of its
     source, or ``size`` pixels along its longer side. It is whole or absent: nothing half written is left behind. A
@@ -150,6 +157,7 @@ def translate_files(
     Raises:
         UnknownNameError: no such domain; before any picture is touched.
         CheckpointError: an output cannot be saved, because the disk is full for instance.
+        ConfigError: the batch is too large for the GPU.
     """
     if batch_size < 1:
         raise ConfigError(f"the batch is {batch_size}", expected="1 or more")
@@ -160,7 +168,7 @@ def translate_files(
     with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
         for job in jobs:
             if not overwrite and _is_done(job):
-                yield Outcome(job, "skipped")
+                yield Outcome(job, "already there")
                 continue
             todo.append(job)
             if len(todo) == batch_size:
@@ -215,7 +223,13 @@ def _translate_batch(
     fitted = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, Fitted)}
     problems = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, str)}
     if fitted:
-        outputs = translator(torch.stack([from_array(one.pixels) for one in fitted.values()]), target).cpu()
+        images = torch.stack([from_array(one.pixels) for one in fitted.values()])
+        try:
+            outputs = translator(images, target).cpu()
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"the GPU has too little memory for a batch of {len(images)}", hint="use a smaller --batch"
+            ) from error
         saved = pool.map(functools.partial(_save, size=size), fitted, fitted.values(), outputs)
         problems |= zip(fitted, saved, strict=True)
     for job in jobs:

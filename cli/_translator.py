@@ -1,0 +1,58 @@
+"""What the commands that use a translator share: the options that choose it and how it translates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cyclevar.core.translator import Translator
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="RUN_OR_NAME", help="A finished run, a saved translator, or the name of one that ships."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+ModeOption = Annotated[
+    str | None,
+    typer.Option("--mode", metavar="parallel|serial", help="All scales in one pass, or one after the other."),
+]
+TemperatureOption = Annotated[
+    float | None, typer.Option("--temperature", help="Of the softmax over codes; small values choose hard.")
+]
+FusionOption = Annotated[
+    float | None, typer.Option("--fusion", help="Share of what is predicted, against the source: above 0, up to 1.")
+]
+TranslationOverrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one translation setting, such as start=add; repeatable."),
+]
+
+
+def open_translator(
+    folder: Path,
+    device: str,
+    mode: str | None,
+    temperature: float | None,
+    fusion: float | None,
+    overrides: list[str] | None,
+) -> Translator:
+    """The translator in ``folder``, changed by the options; settings that were not given stay as they were saved."""
+    from cyclevar.core.settings import apply_overrides
+    from cyclevar.core.translator import Translator, choose_device
+
+    given = {"mode": mode, "temperature": temperature, "fusion": fusion}
+    settings = apply_overrides({name: value for name, value in given.items() if value is not None}, overrides or [])
+    return Translator.load(folder, device=choose_device(device), **settings)
+
+
+def describe(translator: Translator) -> str:
+    """How it translates, and where, for one line: the settings that matter most, and those that are not the default."""
+    settings, usual = translator.config.model_dump(), type(translator.config)().model_dump()
+    shown = [settings.pop("mode"), *(f"{name} {settings.pop(name):g}" for name in ("temperature", "fusion"))]
+    shown += [f"{name} {value}" for name, value in settings.items() if value != usual[name]]
+    return ", ".join([*shown, f"on {translator.model.device}"])
