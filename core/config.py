@@ -84,7 +84,7 @@ class OptimizerConfig(Settings):
 class TokenizerPretraining(Settings):
     """Stage ``tokenizer``: autoencoder, code book by k-means, quantized training, adversarial finish."""
 
-    loop: LoopConfig = LoopConfig(steps=6000)
+    loop: LoopConfig = LoopConfig(steps=5200)
     batch_size: int = Field(8, ge=2, multiple_of=2)
     """Pictures of both domains together, half of each."""
     optimizer: OptimizerConfig = OptimizerConfig(
@@ -106,7 +106,7 @@ class TokenizerPretraining(Settings):
     """First update with the perceptual loss."""
     adversarial: NonNegativeFloat = 0.3
     """Weight of the adversarial gradient relative to the reconstruction's, at the picture."""
-    adversarial_from: NonNegativeInt = 4200
+    adversarial_from: NonNegativeInt = 4000
     """First update with the discriminator."""
     discriminator: str = "patchgan"
     discriminator_learning_rate: PositiveFloat = 4e-4
