@@ -25,6 +25,8 @@ from cyclevar.core.manager import get_manager
 COMMANDS = {
     "translate": "cyclevar.cli.translate:command",
     "evaluate": "cyclevar.cli.evaluate:command",
+    "train": "cyclevar.cli.train:command",
+    "pretrain": "cyclevar.cli.pretrain:command",
     "plugins": "cyclevar.cli.plugins:command",
 }
 """Name -> "module:attribute" in the order of the help; the attribute is a function, or a typer app with commands."""

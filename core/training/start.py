@@ -126,7 +126,7 @@ def start_model(config: TrainConfig) -> Model:
                 "published weights are given for one part only",
                 expected="both --tokenizer-weights and --backbone-weights",
             )
-        model = build(config.backbone, config.preset, **config.model)
+        model = build(config.backbone, config.preset, initialize=False, **config.model)
         return model.load_official(config.tokenizer_weights, config.backbone_weights)
     shipped = shipped_weights(config.backbone, config.preset)
     if shipped is None:

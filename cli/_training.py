@@ -1,0 +1,51 @@
+"""What the commands that train share: their options, and how the settings are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cyclevar.core.training.prepare import Prepared
+
+BackboneOption = Annotated[
+    str | None, typer.Option("--backbone", metavar="NAME", help="The backbone's family.  [default: var]")
+]
+PresetOption = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Its size.  [default: tiny]")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="PATH", help="Pictures of both domains, or of the first.  [default: emoji]"),
+]
+OtherDataOption = Annotated[
+    str | None, typer.Option("--data-b", metavar="PATH", help="Pictures of the second domain, if they lie apart.")
+]
+SizeOption = Annotated[int | None, typer.Option("--size", help="Side of the pictures.  [default: the model's]")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run folder.  [default: a new one in runs/]")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Settings; options go before them.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting that --dry-run shows, as ema=0.99; repeatable."),
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Updates to make.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything random.  [default: 0]")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option("--resume", metavar="auto|RUN", help="Go on with a run: the newest that fits, or the named one."),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the settings as YAML and stop.")]
+
+
+def print_settings(prepared: Prepared[Any]) -> None:
+    """Print complete settings as YAML, below a comment that names the run folder."""
+    import yaml
+
+    doing = "would go on with" if prepared.resume else "would write"
+    typer.echo(f"# {doing} {prepared.out}")
+    typer.echo(yaml.safe_dump(prepared.config.model_dump(mode="json"), sort_keys=False), nl=False)

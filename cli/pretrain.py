@@ -1,0 +1,102 @@
+"""``cyclevar pretrain``: train a tokenizer, then a backbone, from nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cyclevar.cli._training import (
+    BackboneOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    DryRunOption,
+    OtherDataOption,
+    OutOption,
+    PresetOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    SizeOption,
+    StepsOption,
+    print_settings,
+)
+
+
+def command(
+    backbone: BackboneOption = None,
+    preset: PresetOption = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", metavar="tokenizer|backbone", help="What to train.  [default: tokenizer]"),
+    ] = None,
+    data: DataOption = None,
+    data_b: OtherDataOption = None,
+    size: SizeOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="A model file to start from, or the run that made it; stage backbone needs one for its tokenizer.",
+        ),
+    ] = None,
+    steps: StepsOption = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Pictures in an update, half of each domain.")
+    ] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = "auto",
+    resume: ResumeOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train a tokenizer, then a backbone, from nothing: what a translator of new pictures may start from.
+
+    Settings go in this order, later ones first: defaults, --config, options, --set.
+    """
+    from cyclevar.core.config import PretrainConfig
+    from cyclevar.core.training.prepare import Prepared, prepare
+
+    options = {
+        "backbone": backbone,
+        "preset": preset,
+        "stage": stage,
+        "data.source": data,
+        "data.other": data_b,
+        "data.size": size,
+        "weights": weights,
+        "seed": seed,
+    }
+
+    def settle(more: dict[str, Any]) -> Prepared[PretrainConfig]:
+        return prepare(PretrainConfig, options | more, file=config, overrides=overrides or (), out=out, resume=resume)
+
+    run = settle({})
+    if steps is not None or batch_size is not None:  # they belong to the stage, which a file or a run may have named
+        section = run.config.section
+        run = settle({f"{section}.loop.steps": steps, f"{section}.batch_size": batch_size})
+    if dry_run:
+        print_settings(run)
+        return
+
+    from cyclevar.cli._display import display
+    from cyclevar.core.training.start import pretrain
+
+    with display() as shown:
+        shown.note(f"{'going on with' if run.resume else 'writing'} {run.out}")
+        pretrain(run.config, run.out, resume=run.resume, display=shown, device=device)
+    typer.echo(f"{run.out} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
+    if run.config.stage == "tokenizer":
+        typer.echo(f"  cyclevar pretrain --stage backbone --weights {run.out}{_pictures(run.config.data)}")
+    else:
+        typer.echo(f"  cyclevar train --weights {run.out}{_pictures(run.config.data)}")
+
+
+def _pictures(data: Any) -> str:
+    """The options that name the same pictures."""
+    first = "" if data.source == "emoji" else f" --data {data.source}"
+    return first + (f" --data-b {data.other}" if data.other else "")

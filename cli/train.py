@@ -1,0 +1,103 @@
+"""``cyclevar train``: fine-tune a model to translate between two domains."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cyclevar.cli._training import (
+    BackboneOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    DryRunOption,
+    OtherDataOption,
+    OutOption,
+    PresetOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    SizeOption,
+    StepsOption,
+    print_settings,
+)
+
+
+def command(
+    backbone: BackboneOption = None,
+    preset: PresetOption = None,
+    data: DataOption = None,
+    data_b: OtherDataOption = None,
+    size: SizeOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="FILE", help="A model file, or the run that made it.  [default: what ships]"),
+    ] = None,
+    tokenizer_weights: Annotated[
+        str | None, typer.Option("--tokenizer-weights", metavar="FILE", help="A published tokenizer.")
+    ] = None,
+    backbone_weights: Annotated[
+        str | None, typer.Option("--backbone-weights", metavar="FILE", help="A published transformer.")
+    ] = None,
+    steps: StepsOption = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Pictures of each domain in an update.")
+    ] = None,
+    discriminator: Annotated[
+        str | None, typer.Option("--discriminator", metavar="NAME", help="What judges pictures.  [default: patchgan]")
+    ] = None,
+    targets: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--targets", metavar="A B", help="Class ids or names of the domains.  [default: their own names]"),
+    ] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = "auto",
+    resume: ResumeOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Fine-tune a model to translate between two domains; without options, the tiny one on the built-in emoji.
+
+    Settings go in this order, later ones first: defaults, --config, options, --set.
+    """
+    from cyclevar.core.config import TrainConfig
+    from cyclevar.core.training.prepare import prepare
+
+    run = prepare(
+        TrainConfig,
+        {
+            "backbone": backbone,
+            "preset": preset,
+            "data.source": data,
+            "data.other": data_b,
+            "data.size": size,
+            "weights": weights,
+            "tokenizer_weights": tokenizer_weights,
+            "backbone_weights": backbone_weights,
+            "loop.steps": steps,
+            "batch_size": batch_size,
+            "discriminator.name": discriminator,
+            "targets": [int(one) if one.isdecimal() else one for one in targets] if targets else None,
+            "seed": seed,
+        },
+        file=config,
+        overrides=overrides or (),
+        out=out,
+        resume=resume,
+    )
+    if dry_run:
+        print_settings(run)
+        return
+
+    from cyclevar.cli._display import display
+    from cyclevar.core.training.start import train
+
+    with display() as shown:
+        shown.note(f"{'going on with' if run.resume else 'writing'} {run.out}")
+        train(run.config, run.out, resume=run.resume, display=shown, device=device)
+    typer.echo(f"{run.out} holds the translator, its metrics.jsonl and samples/. Next:")
+    typer.echo(f"  cyclevar translate PICTURES OUT --model {run.out}")
+    typer.echo(f"  cyclevar evaluate --model {run.out}")
