@@ -140,19 +140,32 @@ def dense_mask(plan: AttentionPlan, queries: int, keys: int, device: torch.devic
 def choose_backend(device: torch.device, requested: str = "auto") -> tuple[str, str]:
     """The kernel for ``device`` and the reason for it.
 
-    ``auto``: xformers on CUDA if it is there, else scaled-dot-product attention.
+    ``auto``: xformers on CUDA if it works there, else scaled-dot-product attention.
     """
     if requested not in BACKENDS:
         raise UnknownNameError("attention backend", requested, BACKENDS)
-    if requested != "auto":
-        if requested == "xformers" and device.type != "cuda":
-            raise ConfigError(f"xformers attention does not run on {device.type}", expected="auto, sdpa or dense")
+    if requested in ("sdpa", "dense"):
         return requested, "asked for"
+    problem = _xformers_problem(device)
+    if requested == "auto":
+        return ("sdpa", problem) if problem else ("xformers", f"tried on {device.type}, and it works")
+    if problem:
+        raise ConfigError(f"xformers attention cannot be used: {problem}", expected="auto, sdpa or dense")
+    return "xformers", "asked for"
+
+
+def _xformers_problem(device: torch.device) -> str:
+    """Why xformers cannot be used on ``device``; empty if a small trial went well."""
     if device.type != "cuda":
-        return "sdpa", f"xformers does not run on {device.type}"
+        return f"xformers does not run on {device.type}"
     if importlib.util.find_spec("xformers") is None:
-        return "sdpa", "xformers is not installed"
-    return "xformers", "on CUDA and installed"
+        return "xformers is not installed"
+    try:
+        small = torch.zeros(1, 8, 1, 16, device=device)
+        _xformers_kernel()(small, small, small, 1.0)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return f"xformers fails on {device.type} ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+    return ""
 
 
 def _ranges(tensor: Tensor, spans: Sequence[Span]) -> Tensor:

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cyclevar.core.errors import ConfigError
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm with 32 groups, or 24 where 32 does not divide the channels."""
-    groups = 32 if channels % 32 == 0 else 24
+    groups = next((count for count in (32, 24) if channels % count == 0), None)
+    if groups is None:
+        raise ConfigError(f"an autoencoder cannot have {channels} channels", expected="a multiple of 32 or 24")
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 

@@ -92,10 +92,10 @@ class ScaleSchedule:
         """Tokens ``[B,l,C]`` of whole scales from ``first`` on back to maps ``[B,C,h_k,w_k]``."""
         maps, begin = [], 0
         for h, w in self.sizes[first:]:
-            if begin == tokens.shape[1]:
+            if begin + h * w > tokens.shape[1]:
                 break
             maps.append(tokens[:, begin : begin + h * w].transpose(1, 2).unflatten(2, (h, w)))
             begin += h * w
         if begin != tokens.shape[1]:
-            raise ConfigError(f"{tokens.shape[1]} tokens are not whole scales of {self}", expected=f"{begin} tokens")
+            raise ConfigError(f"{tokens.shape[1]} tokens are not whole scales of {self}", expected=f"such as {begin}")
         return maps

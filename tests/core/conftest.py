@@ -1,0 +1,54 @@
+"""A small model with wide random weights, so that every input makes a difference to every output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cyclevar.core.model import Model, build
+
+SMALL: dict[str, Any] = {
+    "tokenizer": {
+        "codebook_size": 24,
+        "channels": 8,
+        "width": 32,
+        "multipliers": [1],
+        "residual_blocks": 1,
+        "patch": 4,
+    },
+    "backbone": {"depth": 2, "width": 32, "heads": 2, "classes": 4, "class_names": ["cat", "dog"]},
+    "schedule": "1-2-3-4",
+}
+
+MakeModel = Callable[..., Model]
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """Builds a VAR of 16 px on four scales; keywords override its settings by section."""
+
+    def make(seed: int = 0, **overrides: Any) -> Model:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build("var", SMALL, **overrides)
+            for parameter in model.backbone.parameters():
+                nn.init.normal_(parameter, std=0.3)
+            nn.init.normal_(model.tokenizer.quantizer.get_parameter("codebook"))
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def model(make_model: MakeModel) -> Model:
+    return make_model()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Two pictures for the small model."""
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
