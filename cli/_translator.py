@@ -36,10 +36,10 @@ TranslationOverrides = Annotated[
 def open_translator(
     folder: Path,
     device: str,
-    mode: str | None,
-    temperature: float | None,
-    fusion: float | None,
-    overrides: list[str] | None,
+    mode: str | None = None,
+    temperature: float | None = None,
+    fusion: float | None = None,
+    overrides: list[str] | None = None,
 ) -> Translator:
     """The translator in ``folder``, changed by the options; settings that were not given stay as they were saved."""
     from cyclevar.core.settings import apply_overrides

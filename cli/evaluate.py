@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,11 @@ from cyclevar.cli._translator import (
     open_translator,
 )
 from cyclevar.core.shipped import DEFAULT, find_translator
+
+if TYPE_CHECKING:
+    from cyclevar.core.data.datasets import UnpairedDataset
+    from cyclevar.core.evaluation.evaluate import Evaluation
+    from cyclevar.core.translator import Translator
 
 
 def command(
@@ -53,16 +58,29 @@ def command(
     """
     folder = find_translator(model)  # before torch is imported: a wrong name is answered at once
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from cyclevar.core.data.datasets import open_dataset
-    from cyclevar.core.evaluation.features import load_feature_net
-    from cyclevar.core.evaluation.translators import evaluate_translator, held_out
+    from cyclevar.core.evaluation.translators import held_out
 
     dataset = open_dataset(data, other=other)
     part, _ = held_out(dataset, split)
     translator = open_translator(folder, device, mode, temperature, fusion, overrides)
+    found = judge(translator, dataset, part, limit)
+    if as_json:
+        settings = {"model": model, "data": dataset.name, "split": part, "translation": translator.config.model_dump()}
+        print_json({**settings, "domains": list(found.pictures), **found.to_dict()})
+    else:
+        typer.echo(f"{model} on the {part} part of {dataset.name}: {describe(translator)}")
+        show(found)
+
+
+def judge(translator: Translator, dataset: UnpairedDataset, split: str, limit: int) -> Evaluation:
+    """The evaluation, with a bar on a terminal meanwhile."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from cyclevar.core.evaluation.translators import evaluate_translator
+    from cyclevar.core.features import load_feature_net
+
     net = load_feature_net().to(translator.model.device)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -71,16 +89,17 @@ def command(
         def progress(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        found = evaluate_translator(translator, dataset, net, split=part, limit=limit, progress=progress)
-    if as_json:
-        settings = {"model": model, "data": dataset.name, "split": part, "translation": translator.config.model_dump()}
-        print_json({**settings, "domains": list(found.pictures), **found.to_dict()})
-        return
-    tables = Console()
-    if not tables.is_terminal:
-        tables.width = max(tables.width, 120)  # a file has room for whole words
-    for table in found.tables():
-        tables.print(table)
-    typer.echo(f"{model} on {dataset.name}, {part} part: {describe(translator)}")
-    for warning in found.warnings:
+        return evaluate_translator(translator, dataset, net, split=split, limit=limit, progress=progress)
+
+
+def show(evaluation: Evaluation) -> None:
+    """Print the tables, and what a reader must not overlook."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # a file has room for whole lines
+    for table in evaluation.tables():
+        console.print(table)
+    for warning in evaluation.warnings:
         complain("warning", warning)

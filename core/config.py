@@ -104,12 +104,18 @@ class TokenizerPretraining(Settings):
     perceptual: NonNegativeFloat = 0.5
     perceptual_from: NonNegativeInt = 3200
     """First update with the perceptual loss."""
+    finish_from: NonNegativeInt = 4000
+    """First update of the finish: from the averaged weights on, only the decoder learns, so that the codes stay as they
+    are, and a discriminator judges it."""
+    finish_perceptual: NonNegativeFloat = 2.0
+    """Weight of the perceptual loss in the finish, where it looks at `finish_perceptual_size` pixels."""
+    finish_perceptual_size: int = Field(128, ge=32)
     adversarial: NonNegativeFloat = 0.3
     """Weight of the adversarial gradient relative to the reconstruction's, at the picture."""
-    adversarial_from: NonNegativeInt = 4000
-    """First update with the discriminator."""
-    discriminator: str = "patchgan"
-    discriminator_learning_rate: PositiveFloat = 4e-4
+    adversarial_after: NonNegativeInt = 100
+    """Updates of the finish in which the discriminator learns alone."""
+    discriminator: str = "features"
+    discriminator_learning_rate: PositiveFloat = 1e-3
     ema: float = Field(0.998, ge=0, lt=1)
 
     @model_validator(mode="after")

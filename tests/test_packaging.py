@@ -23,11 +23,12 @@ LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 FLOORS = (
     ("errors",),
     ("schedule", "settings"),
-    ("attention", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
-    ("autoencoder", "blocks", "checkpoints", "manager", "model", "pyramid", "shipped"),
+    ("attention", "augment", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
+    ("autoencoder", "blocks", "checkpoints", "features", "manager", "model", "pyramid", "shipped"),
     ("data", "generation", "translation"),
     ("picture_files", "translator"),
     ("bench", "evaluation", "training"),
+    ("demo",),
 )
 """What stands in ``core``, lowest first. A module imports from its own floor and the ones below, never in a circle."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import DataError
-from cyclevar.core.evaluation.features import FeatureNet
+from cyclevar.core.features import FeatureNet
 from cyclevar.core.evaluation.metrics import (
     STRUCTURE_LEVEL,
     Estimate,

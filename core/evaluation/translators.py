@@ -6,7 +6,7 @@ from cyclevar.core.data.batches import stack
 from cyclevar.core.data.datasets import Part, UnpairedDataset
 from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
 from cyclevar.core.evaluation.evaluate import Evaluation, Progress, evaluate
-from cyclevar.core.evaluation.features import FeatureNet
+from cyclevar.core.features import FeatureNet
 from cyclevar.core.translator import Translator
 
 

@@ -68,7 +68,7 @@ def generator_step(
         wanted += [targets[0]] * batch + [targets[1]] * batch
         context = [torch.cat([part, part]) for part in context]
     first = translate_context(model, context, model.backbone.condition(wanted), translation, clamp=False)
-    images = clamped(first.image)
+    images = clamped(first.image.float())
     fake_b, fake_a = images[:batch], images[batch : 2 * batch]
     losses: dict[str, Tensor] = {}
     if loss.gan:
@@ -78,7 +78,7 @@ def generator_step(
         back = model.backbone.condition([targets[0]] * batch + [targets[1]] * batch)
         context = exact_context(model, torch.cat([fake_b, fake_a]))
         cycled = translate_context(model, context, back, translation, clamp=False).image
-        losses["cycle"] = reconstruction(clamped(cycled), torch.cat([a, b]), loss.perceptual, perceptual)
+        losses["cycle"] = reconstruction(clamped(cycled.float()), torch.cat([a, b]), loss.perceptual, perceptual)
     if identity:
         losses["identity"] = reconstruction(images[2 * batch :], torch.cat([a, b]), loss.perceptual, perceptual)
     return Step(losses, (fake_a, fake_b), first)

@@ -14,7 +14,7 @@ from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
 from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
-from cyclevar.core.evaluation.features import FeatureNet, load_feature_net
+from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.manager import get_manager
 from cyclevar.core.model import Model, build, load_model
@@ -57,8 +57,9 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Displa
     task: Task
     part: nn.Module
     if config.stage == "tokenizer":
-        perceptual = perceptual_distance() if config.tokenizer.perceptual else None
-        facts |= {"perceptual_distance": _identify(perceptual)} if perceptual else {}
+        finish_size = config.tokenizer.finish_perceptual_size
+        perceptual = perceptual_distance(), perceptual_distance(input_size=finish_size, levels=6)
+        facts["perceptual_distance"] = _identify(perceptual[0])
         part = model.tokenizer
         task = TokenizerTask(
             model.tokenizer, config.tokenizer, batches, validation, config.seed, perceptual, accelerator

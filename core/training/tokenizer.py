@@ -103,7 +103,7 @@ class TokenizerTask(Task):
         batches: UnpairedBatches,
         validation: tuple[Tensor, Tensor],
         seed: int,
-        perceptual: PerceptualDistance | None,
+        perceptual: tuple[PerceptualDistance, PerceptualDistance],
         accelerator: Accelerator,
     ) -> None:
         self.config, self.seed, self.accelerator = config, seed, accelerator
@@ -124,7 +124,7 @@ class TokenizerTask(Task):
         if self.codebook is not None:
             self.usage.register_buffer("hits", self.codebook.detach().new_zeros(len(self.codebook)))
         self.stream, self.batches = Stream(batches, accelerator.device), batches
-        self.perceptual = perceptual.to(accelerator.device) if perceptual and config.perceptual else None
+        self.perceptual, self.finish_perceptual = (distance.to(accelerator.device) for distance in perceptual)
 
     def parts(self) -> Parts:
         return {
@@ -145,11 +145,17 @@ class TokenizerTask(Task):
             self._fit_codebook()
         rate = set_learning_rate(self.optimizer, config.optimizer, step, config.loop.steps)
         images = torch.cat(self.stream.batch(step))
-        with autocast():
+        finishing = step >= config.finish_from
+        if step == config.finish_from:
+            self.tokenizer.load_state_dict(self.ema.module.state_dict())
+        with autocast(), torch.set_grad_enabled(not finishing):
             latent = self.tokenizer.encode(images)
         latent = latent.float()  # half precision would confuse neighbouring codes
         values: dict[str, Tensor] = {}
-        if step < config.autoencoder_steps:
+        loss = latent.new_zeros(())
+        if finishing:
+            latent = tokenize(self.tokenizer, latent, self.tokenizer.default_schedule).latent
+        elif step < config.autoencoder_steps:
             loss = 1e-3 * latent.square().mean()
             latent = latent + config.latent_noise * latent.detach().std() * torch.randn_like(latent)
         else:
@@ -164,12 +170,14 @@ class TokenizerTask(Task):
         output = output.float()
         difference = output - images
         reconstruction = difference.abs().mean() + config.squared_error * difference.square().mean()
-        if self.perceptual is not None and step >= config.perceptual_from:
+        weight = config.finish_perceptual if finishing else config.perceptual
+        if weight and step >= config.perceptual_from:
             with autocast():
-                values["perceptual"] = self.perceptual(output, images).mean()
-            reconstruction = reconstruction + config.perceptual * values["perceptual"]
+                distance = self.finish_perceptual if finishing else self.perceptual
+                values["perceptual"] = distance(output, images).mean()
+            reconstruction = reconstruction + weight * values["perceptual"]
         loss = loss + reconstruction
-        if step >= config.adversarial_from:
+        if step >= config.finish_from + config.adversarial_after:
             with frozen(self.discriminator), autocast():
                 fooling = -scores(self.discriminator(output)).mean()
             ratio = gradient_norm(reconstruction, output) / gradient_norm(fooling, output).clamp_min(1e-8)
@@ -177,7 +185,7 @@ class TokenizerTask(Task):
             values["adversarial"] = fooling
         values["gradient_norm"] = descend(self.accelerator, loss, self.optimizer, config.optimizer.clip)
         self.ema.update_parameters(self.tokenizer)
-        if step >= config.adversarial_from:
+        if finishing:
             values["discriminator"] = self._update_discriminator(step, images, output.detach())
         values |= {"reconstruction": reconstruction, "psnr": psnr(output.detach().clamp(-1, 1), images).mean()}
         return {name: float(value.detach()) for name, value in values.items()} | {"learning_rate": rate}
@@ -186,7 +194,7 @@ class TokenizerTask(Task):
         optimizer = self.config.optimizer.model_copy(
             update={"learning_rate": self.config.discriminator_learning_rate, "decay": "constant"}
         )
-        set_learning_rate(self.discriminator_optimizer, optimizer, step - self.config.adversarial_from, 1)
+        set_learning_rate(self.discriminator_optimizer, optimizer, step - self.config.finish_from, 1)
         with self.accelerator.autocast():
             pairs = [head.chunk(2) for head in self.discriminator(torch.cat([images, output]))]
         loss = discriminator_loss([real for real, _ in pairs], [fake for _, fake in pairs])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from cyclevar.core.interfaces import Discriminator
-from cyclevar.plugins.patchgan.augment import augment
+from cyclevar.core.augment import augment
 from cyclevar.plugins.patchgan.config import PatchganConfig
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclevar.core.evaluation.features import FeatureNet, load_feature_net
+from cyclevar.core.features import FeatureNet, load_feature_net
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cyclevar.core.errors import DataError
 from cyclevar.core.evaluation.evaluate import Evaluation, Translate, evaluate, pooled_features, quick_kid_rt
-from cyclevar.core.evaluation.features import FeatureNet
+from cyclevar.core.features import FeatureNet
 
 DOMAINS = ("white", "black")
 

@@ -9,7 +9,7 @@ from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 from cyclevar.core.errors import ConfigError, DataError
-from cyclevar.core.evaluation.features import FeatureNet
+from cyclevar.core.features import FeatureNet
 from cyclevar.core.evaluation.metrics import (
     Estimate,
     copy_ratio,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
-from cyclevar.core.evaluation.features import FeatureNet
+from cyclevar.core.features import FeatureNet
 from cyclevar.core.evaluation.perceptual import (
     TRUNK_FILES,
     FeatureNetDistance,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 import cyclevar
 from cyclevar.core.config import PretrainConfig, TrainConfig
+from cyclevar.core.data.batches import UnpairedBatches, stack
+from cyclevar.core.data.datasets import open_dataset
+from cyclevar.core.features import load_feature_net
+from cyclevar.core.evaluation.perceptual import PerceptualDistance
 from cyclevar.core.model import Model
 from cyclevar.core.settings import validate
+from cyclevar.core.training.device import make_accelerator
+from cyclevar.core.training.trainer import TranslatorTask
 
 SETTINGS: dict[str, Any] = {
     "tokenizer": {
@@ -127,7 +134,8 @@ def tokenizer_config(pictures: Path) -> PretrainConfig:
                 "kmeans_iterations": 2,
                 "refill_every": 3,
                 "perceptual_from": 10,
-                "adversarial_from": 12,
+                "finish_from": 10,
+                "adversarial_after": 2,
                 "ema": 0.9,
             },
         },
@@ -151,3 +159,54 @@ def backbone_config(pictures: Path, weights: Path) -> PretrainConfig:
             },
         },
     )
+
+
+class Differences(PerceptualDistance):
+    """The mean squared difference of pixels: a perceptual distance that costs nothing."""
+
+    name, weights_sha256 = "differences", "0" * 64
+
+    def maps(self, images: Tensor) -> Sequence[Tensor]:
+        return [images]
+
+    def combine(self, squared: Sequence[Tensor]) -> Tensor:
+        return squared[0].mean((1, 2, 3))
+
+
+@pytest.fixture
+def perceptual() -> Differences:
+    return Differences()
+
+
+@pytest.fixture
+def accelerator() -> Any:
+    return make_accelerator("cpu", "float32")
+
+
+@pytest.fixture
+def make_task(model: Model, train_config: TrainConfig, pictures: Path) -> Callable[..., TranslatorTask]:
+    """A translator's training without a run folder; keywords change settings."""
+
+    def make(**changes: Any) -> TranslatorTask:
+        config = validate(TrainConfig, merge(train_config.model_dump(), changes))
+        torch.manual_seed(0)
+        dataset = open_dataset(pictures)
+        assert dataset.validation is not None
+        a, b = (stack(part, 16) for part in dataset.validation)
+        batches = UnpairedBatches(dataset.train, config.batch_size, 16)
+        targets = ("discs", "squares")
+        net = load_feature_net(input_size=32)
+        accelerator = make_accelerator("cpu", "float32")
+        return TranslatorTask(
+            model, config, batches, (a, b), dataset.train, targets, Differences(), net, accelerator
+        )
+
+    return make
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` put in, section by section."""
+    return dict(base) | {
+        key: merge(base[key], value) if isinstance(value, Mapping) and key != "settings" else value
+        for key, value in changes.items()
+    }

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
-from cyclevar.core.evaluation import features
-from cyclevar.core.evaluation.features import FeatureNet, load_feature_net
+from cyclevar.core import features
+from cyclevar.core.features import FeatureNet, load_feature_net
 
 
 def waves(side: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""A discriminator over frozen features: quick to learn, needs no download."""

@@ -1,0 +1,17 @@
+"""Registers the frozen-feature discriminator."""
+
+from __future__ import annotations
+
+from cyclevar.core.hookspecs import hookimpl
+from cyclevar.core.registry import Registry
+
+
+@hookimpl
+def cyclevar_register(registry: Registry) -> None:
+    registry.add(
+        "discriminator",
+        "features",
+        "cyclevar.plugins.features.discriminator:build",
+        summary="heads on frozen EfficientNet-Lite0 features, offline",
+        config="cyclevar.plugins.features.config:FeaturesConfig",
+    )
