@@ -5,6 +5,7 @@ A file is whole or absent: it is written beside its place, flushed to the disk a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -22,9 +23,9 @@ from cyclevar.core.errors import CheckpointError
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file, then put it in place of ``path``; an earlier file survives any failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
@@ -41,7 +42,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             hint="free some disk space or choose another folder; what was saved before is untouched",
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def save_text(path: Path, text: str) -> None:
