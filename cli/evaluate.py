@@ -30,13 +30,11 @@ def command(
     model: ModelOption = DEFAULT,
     data: Annotated[
         str,
-        typer.Option(
-            "--data", metavar="DIR", help="A folder of pictures as docs/data.md says, or emoji: the built-in."
-        ),
+        typer.Option("--data", metavar="DIR", help="Pictures of both domains (docs/data.md), or of the first."),
     ] = "emoji",
-    other: Annotated[
+    data_b: Annotated[
         Path | None,
-        typer.Option("--other", metavar="DIR", help="The folder of the second domain, where they lie apart."),
+        typer.Option("--data-b", metavar="DIR", help="Pictures of the second domain, if they lie apart."),
     ] = None,
     split: Annotated[
         str | None,
@@ -61,7 +59,7 @@ def command(
     from cyclevar.core.data.datasets import open_dataset
     from cyclevar.core.evaluation.translators import held_out
 
-    dataset = open_dataset(data, other=other)
+    dataset = open_dataset(data, other=data_b)
     part, _ = held_out(dataset, split)
     translator = open_translator(folder, device, mode, temperature, fusion, overrides)
     found = judge(translator, dataset, part, limit)

@@ -23,6 +23,7 @@ from cyclevar.core.errors import CyclevarError, UnknownNameError
 from cyclevar.core.manager import get_manager
 
 COMMANDS = {
+    "demo": "cyclevar.cli.demo:command",
     "translate": "cyclevar.cli.translate:command",
     "evaluate": "cyclevar.cli.evaluate:command",
     "train": "cyclevar.cli.train:command",

@@ -78,7 +78,7 @@ def plan_jobs(source: str | Path, out: str | Path, *, kind: str | None = None) -
     if not source.is_file():
         raise DataError(f"{source} does not exist", expected="a picture or a folder of pictures", hint="check the path")
     if out.is_dir() or not out.suffix:
-        _require_folder(out)
+        require_folder(out)
         output = out / _renamed(Path(source.name), suffix)
     else:
         ending = _known_suffix(out.suffix, hint="a folder with a dot in its name must be there already")
@@ -91,7 +91,7 @@ def plan_jobs(source: str | Path, out: str | Path, *, kind: str | None = None) -
 
 
 def _jobs_of_tree(source: Path, out: Path, suffix: str | None) -> list[Job]:
-    _require_folder(out)
+    require_folder(out)
     names = [Path(name) for name in FolderSource(source).names() if not (source / name).is_dir()]
     if not names:
         raise DataError(
@@ -114,7 +114,7 @@ def _jobs_of_tree(source: Path, out: Path, suffix: str | None) -> list[Job]:
     return sorted(jobs, key=lambda job: job.source)
 
 
-def _require_folder(out: Path) -> None:
+def require_folder(out: Path) -> None:
     """Raise `ConfigError` where ``out`` cannot become a folder."""
     for path in (out, *out.parents):
         if path.is_file():
@@ -246,15 +246,28 @@ def _load(job: Job, canvas: tuple[int, int]) -> Fitted | str:
 
 def _save(job: Job, fitted: Fitted, output: Tensor, size: int | None) -> str:
     """Write a translation; returns why its format cannot hold it, or nothing."""
-    kind, options = FORMATS[job.output.suffix.lower()]
+    try:
+        save_picture(unfit(output, fitted, size), job.output)
+    except PictureError as error:
+        return error.problem
+    return ""
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture atomically, in the format that the suffix of ``path`` says (`FORMATS`).
+
+    Raises:
+        PictureError: the format cannot hold it.
+        CheckpointError: the file cannot be written.
+    """
+    kind, options = FORMATS[path.suffix.lower()]
     encoded = io.BytesIO()
     try:
-        unfit(output, fitted, size).save(encoded, kind, **options)
+        picture.save(encoded, kind, **options)
     except (OSError, ValueError) as error:
-        return f"cannot write {job.output} as {kind}: {error}"
+        raise PictureError(f"cannot write {path} as {kind}: {error}") from error
 
     def write(partial: Path) -> None:
         partial.write_bytes(encoded.getbuffer())
 
-    write_atomically(job.output, write)
-    return ""
+    write_atomically(path, write)
