@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from cyclevar.core.config import OptimizerConfig
 from cyclevar.core.data.batches import UnpairedBatches
@@ -69,8 +69,18 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def moving_average(module: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of the weights; call its ``update_parameters`` after every update."""
-    return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+    """An exponential moving average of the weights; call its ``update_parameters`` after every update.
+
+    After n updates the decay is at most ``(1+n)/(10+n)``, so that the average soon leaves the initial weights behind.
+    """
+
+    @torch.no_grad()
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        updates = int(count)
+        weight = 1 - min(decay, (1 + updates) / (10 + updates))
+        torch._foreach_lerp_(list(averaged), list(current), weight)
+
+    return AveragedModel(module, multi_avg_fn=average, use_buffers=False)
 
 
 def gradient_norm(loss: Tensor, at: Tensor) -> Tensor:
