@@ -74,9 +74,8 @@ def command(
             counts[outcome.status] += 1
             if outcome.problem:
                 problems.append(outcome.problem)
-        typer.echo(
-            ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), reverse=True)) + f": {out}"
-        )
+        statuses = ("translated", "already there", "failed")
+        typer.echo(", ".join(f"{counts[status]} {status}" for status in statuses if counts[status]) + f": {out}")
     finally:
         for problem in problems:
             complain("error", problem)

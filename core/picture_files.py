@@ -155,7 +155,7 @@ def translate_files(
     write; memory holds one batch at the model's size and as many whole pictures as there are workers.
 
     Raises:
-        UnknownNameError: no such domain; before any picture is touched.
+        UnknownNameError: no such domain; at once, before any picture is touched.
         CheckpointError: an output cannot be saved, because the disk is full for instance.
         ConfigError: the batch is too large for the GPU.
     """
@@ -164,18 +164,22 @@ def translate_files(
     if size is not None and not 1 <= size <= LARGEST:
         raise ConfigError(f"the size is {size}", expected=f"1 to {LARGEST}")
     translator.condition(target, 1)
-    todo = list[Job]()
-    with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
-        for job in jobs:
-            if not overwrite and _is_done(job):
-                yield Outcome(job, "already there")
-                continue
-            todo.append(job)
-            if len(todo) == batch_size:
+
+    def translate() -> Iterator[Outcome]:
+        todo = list[Job]()
+        with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
+            for job in jobs:
+                if not overwrite and _is_done(job):
+                    yield Outcome(job, "already there")
+                    continue
+                todo.append(job)
+                if len(todo) == batch_size:
+                    yield from _translate_batch(translator, todo, target, size, pool)
+                    todo = []
+            if todo:
                 yield from _translate_batch(translator, todo, target, size, pool)
-                todo = []
-        if todo:
-            yield from _translate_batch(translator, todo, target, size, pool)
+
+    return translate()
 
 
 def _is_done(job: Job) -> bool:
