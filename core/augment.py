@@ -39,23 +39,31 @@ def translation(images: Tensor, ratio: float = 0.125) -> Tensor:
 
 
 def cutout(images: Tensor, ratio: float = 0.5) -> Tensor:
-    """Zero a square of ``ratio`` of the side at a random place."""
+    """Zero a square of ``ratio`` of the side around a random point; less of it where it reaches over the border."""
     batch, _, height, width = images.shape
     device = images.device
-    center_y = torch.randint(0, height + 1, (batch, 1, 1), device=device)
-    center_x = torch.randint(0, width + 1, (batch, 1, 1), device=device)
-    inside_y = (torch.arange(height, device=device)[None, :, None] - center_y).abs() < height * ratio / 2
-    inside_x = (torch.arange(width, device=device)[None, None, :] - center_x).abs() < width * ratio / 2
-    return images * ~(inside_y & inside_x)[:, None]
+    cut_y, cut_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
+    top = torch.randint(0, height + 1 - cut_y % 2, (batch, 1, 1), device=device) - cut_y // 2
+    left = torch.randint(0, width + 1 - cut_x % 2, (batch, 1, 1), device=device) - cut_x // 2
+    rows = torch.arange(height, device=device)[None, :, None] - top
+    columns = torch.arange(width, device=device)[None, None, :] - left
+    inside = (rows >= 0) & (rows < cut_y) & (columns >= 0) & (columns < cut_x)
+    return images * ~inside[:, None]
 
 
 PARTS: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}
 
 
-def augment(images: Tensor, parts: Sequence[str]) -> Tensor:
-    """Images ``[B,3,H,W]`` through the named parts; randomness from the global random state."""
+def check_parts(parts: Sequence[str]) -> tuple[str, ...]:
+    """The given names, every one of which is a part. Raises `UnknownNameError`."""
     for part in parts:
         if part not in PARTS:
             raise UnknownNameError("augmentation", part, PARTS)
+    return tuple(parts)
+
+
+def augment(images: Tensor, parts: Sequence[str]) -> Tensor:
+    """Images ``[B,3,H,W]`` through the named parts; randomness from the global random state."""
+    for part in parts:
         images = PARTS[part](images)
     return images

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from cyclevar.core.augment import augment, check_parts
 from cyclevar.core.features import load_feature_net
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.plugins.features.config import FeaturesConfig
-from cyclevar.core.augment import augment
 
 
 class Head(nn.Module):
@@ -34,7 +34,7 @@ class FeatureDiscriminator(Discriminator):
 
     def __init__(self, config: FeaturesConfig) -> None:
         super().__init__()
-        self.parts, self.levels = config.augment, config.levels
+        self.parts, self.levels = check_parts(config.augment), config.levels
         net = load_feature_net(input_size=config.input_size)
         channels = [16, 24, 40, 80, 112, 192, 320]
         self.heads = nn.ModuleList(Head(channels[level], config.width) for level in config.levels)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from cyclevar.core.augment import augment, check_parts
 from cyclevar.core.interfaces import Discriminator
-from cyclevar.core.augment import augment
 from cyclevar.plugins.patchgan.config import PatchganConfig
 
 
@@ -16,7 +16,7 @@ class PatchDiscriminator(Discriminator):
 
     def __init__(self, config: PatchganConfig) -> None:
         super().__init__()
-        self.parts = config.augment
+        self.parts = check_parts(config.augment)
         widths = [config.width * 2**i for i in range(config.levels)]
         self.down = nn.ModuleList(
             spectral_norm(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1))

@@ -185,7 +185,7 @@ def test_tokenizer_at_width_64(golden: Path) -> None:
 
 def test_phi_table(golden: Path) -> None:
     table = json.loads((golden / "phi_index_table.json").read_text())
-    for count in (2, 3, 4):
+    for count in (2, 3, 4, 8):
         for scales, expected in table[f"shared_{count}"].items():
             assert list(phi_index(int(scales), count)) == expected
 
