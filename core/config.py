@@ -120,8 +120,11 @@ class TokenizerPretraining(Settings):
 
     @model_validator(mode="after")
     def _quantizes(self) -> Self:
-        if self.autoencoder_steps >= self.loop.steps:
-            raise ValueError(f"autoencoder_steps ({self.autoencoder_steps}) below loop.steps ({self.loop.steps})")
+        if self.autoencoder_steps >= min(self.loop.steps, self.finish_from):
+            raise ValueError(
+                f"autoencoder_steps ({self.autoencoder_steps}) below loop.steps ({self.loop.steps}) and finish_from "
+                f"({self.finish_from})"
+            )
         return self
 
 

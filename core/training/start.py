@@ -14,8 +14,8 @@ from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
 from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
-from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
+from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.manager import get_manager
 from cyclevar.core.model import Model, build, load_model
 from cyclevar.core.shipped import WEIGHTS, shipped_weights

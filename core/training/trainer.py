@@ -20,8 +20,8 @@ from cyclevar.core.config import TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import Part
 from cyclevar.core.evaluation.evaluate import pooled_features, quick_kid_rt
-from cyclevar.core.features import FeatureNet
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
+from cyclevar.core.features import FeatureNet
 from cyclevar.core.interfaces import Backbone, Discriminator
 from cyclevar.core.model import Model
 from cyclevar.core.training import objective

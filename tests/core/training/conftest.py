@@ -15,8 +15,8 @@ import cyclevar
 from cyclevar.core.config import PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.features import load_feature_net
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
+from cyclevar.core.features import load_feature_net
 from cyclevar.core.model import Model
 from cyclevar.core.settings import validate
 from cyclevar.core.training.device import make_accelerator
@@ -119,7 +119,7 @@ def train_config(pictures: Path, weights: Path) -> TrainConfig:
 
 @pytest.fixture(scope="session")
 def tokenizer_config(pictures: Path) -> PretrainConfig:
-    """Autoencoder in steps 0-4, then codes, from 10 on the perceptual loss, from 12 on the discriminator."""
+    """Autoencoder in steps 0-4, codes in 5-12 (from 8 on with the perceptual loss), then the finish of the decoder."""
     return validate(
         PretrainConfig,
         {
@@ -133,9 +133,11 @@ def tokenizer_config(pictures: Path) -> PretrainConfig:
                 "kmeans_pictures": 8,
                 "kmeans_iterations": 2,
                 "refill_every": 3,
-                "perceptual_from": 10,
-                "finish_from": 10,
+                "perceptual_from": 8,
+                "finish_from": 13,
+                "finish_perceptual_size": 32,
                 "adversarial_after": 2,
+                "discriminator": "patchgan",
                 "ema": 0.9,
             },
         },
@@ -197,9 +199,7 @@ def make_task(model: Model, train_config: TrainConfig, pictures: Path) -> Callab
         targets = ("discs", "squares")
         net = load_feature_net(input_size=32)
         accelerator = make_accelerator("cpu", "float32")
-        return TranslatorTask(
-            model, config, batches, (a, b), dataset.train, targets, Differences(), net, accelerator
-        )
+        return TranslatorTask(model, config, batches, (a, b), dataset.train, targets, Differences(), net, accelerator)
 
     return make
 

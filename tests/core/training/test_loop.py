@@ -1,0 +1,201 @@
+"""The loop alone, around a task that only counts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cyclevar.core.config import LoopConfig, TrainConfig
+from cyclevar.core.errors import CyclevarError
+from cyclevar.core.training.loop import Display, DivergenceError, StoppedError, Task, run
+from cyclevar.core.training.runs import Parts, RunFolder
+
+LOOP = LoopConfig(steps=12, log_every=2, validate_every=4, sample_every=6, save_every=5)
+
+
+class Counting(Task):
+    """Adds 1 a step; ``at`` is called before the update of a step."""
+
+    pictures_per_step = 3
+
+    def __init__(self, at: Callable[[int], None] = lambda step: None) -> None:
+        self.net = nn.Module()
+        self.net.register_buffer("total", torch.zeros(()))
+        self.at, self.loss = at, 1.0
+
+    def parts(self) -> Parts:
+        return {"net": self.net}
+
+    def update(self, step: int) -> Mapping[str, float]:
+        self.at(step)
+        self.net.get_buffer("total").add_(1)
+        return {"loss": self.loss, "even": float(step)} if step % 2 == 0 else {"loss": 3 * self.loss}
+
+    def validate(self, step: int) -> Mapping[str, float]:
+        return {"total": float(self.net.get_buffer("total"))}
+
+    def sample(self, step: int) -> list[Tensor]:
+        return [torch.zeros(3, 3, 4, 5), torch.ones(3, 3, 4, 5)]
+
+    def remarks(self, step: int, found: Mapping[str, float]) -> Sequence[str]:
+        return ["it counts"] if step > 4 else []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(TrainConfig(), {})
+    return folder
+
+
+def metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def test_everything_happens_when_it_is_due(folder: RunFolder, display: Any) -> None:
+    run(Counting(), folder, LOOP, display)
+    logged = [line["step"] for line in metrics(folder) if "loss" in line]
+    assert logged == [value["step"] for value in display.values] == [2, 4, 6, 8, 10, 12]
+    assert [line for line in metrics(folder) if "validation/total" in line] == [
+        {"step": step, "validation/total": step} for step in (4, 8, 12)
+    ]
+    assert [path.name for path in folder.saved()] == ["step-00000010.safetensors", "step-00000012.safetensors"]
+    grids = sorted(folder.samples.iterdir())
+    assert [path.name for path in grids] == ["step-00000006.png", "step-00000012.png"]
+    with Image.open(grids[0]) as grid:
+        assert grid.size == (15, 8)
+
+
+def test_figures_are_means_over_the_updates_that_have_them(folder: RunFolder, display: Any) -> None:
+    run(Counting(), folder, LOOP, display)
+    assert [(value["loss"], value["even"]) for value in display.values] == [(2.0, step) for step in range(0, 12, 2)]
+    assert all(value["images_per_second"] > 0 and 0 <= value["data_wait"] <= 1 for value in display.values)
+
+
+def test_the_last_step_does_everything(folder: RunFolder, display: Any) -> None:
+    run(Counting(), folder, LOOP.model_copy(update={"steps": 7}), display)
+    assert [value["step"] for value in display.values] == [2, 4, 6, 7]
+    assert metrics(folder)[-1] == {"step": 7, "validation/total": 7}
+    assert folder.saved()[-1].name == "step-00000007.safetensors"
+
+
+def test_a_finished_run_has_nothing_left_to_do(folder: RunFolder, display: Any) -> None:
+    run(Counting(), folder, LOOP, display)
+    before = folder.metrics.read_text()
+    task = Counting()
+    run(task, folder, LOOP, display)
+    assert (task.validate(0)["total"], folder.metrics.read_text()) == (12, before)
+
+
+def test_a_run_goes_on_from_the_newest_state_and_its_log_too(folder: RunFolder, display: Any) -> None:
+    def fall_over(step: int) -> None:
+        if step == 9:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(Counting(fall_over), folder, LOOP, display)
+    assert metrics(folder)[-1]["step"] == 8
+    task = Counting()
+    run(task, folder, LOOP, display)
+    assert "resumed after 5 of 12 steps" in display.notes
+    assert task.validate(0)["total"] == 12
+    assert [line["step"] for line in metrics(folder)] == [2, 4, 4, 6, 8, 8, 10, 12, 12]
+
+
+def test_a_damaged_newest_state_rewinds_the_log_with_it(folder: RunFolder, display: Any) -> None:
+    run(Counting(), folder, LOOP.model_copy(update={"steps": 10}), display)
+    newest = folder.saved()[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    seen: list[int] = []
+    run(Counting(seen.append), folder, LOOP.model_copy(update={"steps": 10}), display)
+    assert seen == [5, 6, 7, 8, 9]
+    assert [line["step"] for line in metrics(folder) if "loss" in line] == [2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_and_saves(folder: RunFolder, display: Any, number: int, code: int) -> None:
+    def send(step: int) -> None:
+        if step == 7:
+            os.kill(os.getpid(), number)
+
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    task = Counting(send)
+    with pytest.raises(
+        StoppedError, match=r"after 8 of 12 steps, which are saved in .*; go on by --resume auto"
+    ) as stop:
+        run(task, folder, LOOP, display)
+    assert stop.value.exit_code == code
+    assert task.validate(0)["total"] == 8
+    assert folder.restore(task.parts()) == 8
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
+    run(Counting(), folder, LOOP, display)
+    assert [line["step"] for line in metrics(folder) if "loss" in line] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_second_signal_stops_at_once(folder: RunFolder, display: Any) -> None:
+    def send(step: int) -> None:
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(send), folder, LOOP, display)
+    assert folder.saved()[-1].name == "step-00000005.safetensors"
+
+
+def test_outside_the_main_thread_signals_are_left_alone(folder: RunFolder, display: Any) -> None:
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(Counting(), folder, LOOP, display)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failures == []
+    assert folder.saved()[-1].name == "step-00000012.safetensors"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_divergence_is_told_with_the_step_and_the_last_state(folder: RunFolder, display: Any, value: float) -> None:
+    task = Counting()
+
+    def break_down(step: int) -> None:
+        task.loss = value if step == 6 else 1.0
+
+    task.at = break_down
+    expected = rf"diverged in step 7: loss is {value}; expected finite figures; lower the learning rate .*step-00000005"
+    with pytest.raises(DivergenceError, match=expected) as caught:
+        run(task, folder, LOOP, display)
+    assert isinstance(caught.value, CyclevarError)
+    assert [path.name for path in folder.saved()] == ["step-00000005.safetensors"]
+    assert all(math.isfinite(number) for line in metrics(folder) for number in line.values())
+
+
+def test_a_remark_is_noted_each_time_and_warned_of_once(
+    folder: RunFolder, display: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        run(Counting(), folder, LOOP, display)
+    assert [note for note in display.notes if "it counts" in note] == ["step 8: it counts", "step 12: it counts"]
+    assert [record.getMessage() for record in caplog.records] == ["it counts"]
+
+
+def test_any_object_with_two_methods_is_a_display(display: Any) -> None:
+    shown: Display = display
+    assert shown is display

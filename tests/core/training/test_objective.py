@@ -1,0 +1,181 @@
+"""The generator's objective: values by their definitions, and where gradients go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cyclevar.core.config import LossConfig, TranslationConfig
+from cyclevar.core.model import Model
+from cyclevar.core.training import objective
+from cyclevar.core.training.common import build_discriminator, frozen
+from cyclevar.core.training.losses import generator_loss
+from cyclevar.core.translation import encode_context, translate
+
+TARGETS = ("discs", "squares")
+TRANSLATION = TranslationConfig()
+
+
+@pytest.fixture
+def images() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 3, 16, 16, generator=generator) * 1.6 - 0.8 for _ in "ab")
+    return a, b
+
+
+@pytest.fixture
+def frozen_model(model: Model) -> Model:
+    model.tokenizer.requires_grad_(False)
+    return model
+
+
+@pytest.fixture
+def judges() -> list[Any]:
+    torch.manual_seed(0)
+    return [build_discriminator("patchgan", {"width": 8, "augment": []}).eval() for _ in "ab"]
+
+
+def make_step(
+    model: Model, images: tuple[Tensor, Tensor], judges: Any, distance: Any, *, cycle: bool = True, **weights: float
+) -> objective.Step:
+    return objective.generator_step(
+        model,
+        *images,
+        objective.real_context(model, *images),
+        TARGETS,
+        judges,
+        TRANSLATION,
+        LossConfig(**weights),  # type: ignore[arg-type]
+        distance,
+        cycle=cycle,
+        identity=True,
+    )
+
+
+def test_two_batched_passes_make_what_eight_single_ones_would(
+    frozen_model: Model, images: tuple[Tensor, Tensor], judges: Any, perceptual: Any
+) -> None:
+    def turned(pictures: Tensor, target: str) -> Tensor:
+        condition = frozen_model.backbone.condition([target] * len(pictures))
+        return translate(frozen_model, pictures, condition, TRANSLATION).image
+
+    def distance(output: Tensor, wanted: Tensor) -> Tensor:
+        return (output - wanted).abs().mean() + 0.5 * perceptual(output, wanted).mean()
+
+    (a, b), (disc, square) = images, TARGETS
+    with torch.no_grad():
+        step = make_step(frozen_model, images, judges, perceptual, perceptual=0.5)
+        fake_a, fake_b = turned(b, disc), turned(a, square)
+        cycle = distance(turned(fake_b, disc), a) + distance(turned(fake_a, square), b)
+        same = distance(turned(a, disc), a) + distance(turned(b, square), b)
+        gan = generator_loss(judges[0](fake_a)) + generator_loss(judges[1](fake_b))
+    for got, wanted in zip(step.fakes, (fake_a, fake_b), strict=True):
+        torch.testing.assert_close(got, wanted)
+    for name, twice in {"cycle": cycle, "identity": same, "gan": gan}.items():
+        torch.testing.assert_close(step.losses[name], twice / 2, msg=name)
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    losses = {"gan": torch.tensor(2.0), "cycle": torch.tensor(3.0)}
+    assert objective.total(losses, LossConfig(gan=0.5, cycle=0.1)).item() == pytest.approx(1.3)
+
+
+def test_clamping_keeps_the_gradient_of_saturated_pixels() -> None:
+    x = torch.tensor([-3.0, 0.5, 2.0], requires_grad=True)
+    y = objective.clamped(x)
+    assert y.tolist() == [-1.0, 0.5, 1.0]
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_reconstruction_without_a_perceptual_part(perceptual: Any) -> None:
+    x, y = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5)
+    assert objective.reconstruction(x, y, 0, perceptual).item() == pytest.approx(0.5)
+
+
+def test_every_loss_reaches_decoder_codes_and_transformer(
+    frozen_model: Model, images: tuple[Tensor, Tensor], judges: Any, perceptual: Any
+) -> None:
+    with frozen(judges[0]), frozen(judges[1]):
+        step = make_step(frozen_model, images, judges, perceptual)
+    parameters = {
+        name: parameter
+        for name, parameter in frozen_model.backbone.named_parameters()
+        if name not in ("start_position", "domain_embedding")  # F_1 stands in place of the start token; none was added
+    }
+    for name, loss in step.losses.items():
+        to_latent, to_logits = torch.autograd.grad(loss, [step.first.predicted, step.first.logits], retain_graph=True)
+        assert to_latent.norm() > 0, name
+        assert to_logits.norm() > 0, name
+        gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+        still = [one for one, gradient in zip(parameters, gradients, strict=True) if not gradient.norm() > 0]
+        assert still == [], name
+
+
+def test_no_loss_reaches_a_tokenizer_parameter_or_a_discriminator(
+    frozen_model: Model, images: tuple[Tensor, Tensor], judges: Any, perceptual: Any
+) -> None:
+    before = {name: value.clone() for name, value in frozen_model.tokenizer.state_dict().items()}
+    with frozen(judges[0]), frozen(judges[1]):
+        step = make_step(frozen_model, images, judges, perceptual)
+    objective.total(step.losses, LossConfig()).backward()
+    assert all(parameter.grad is None for parameter in frozen_model.tokenizer.parameters())
+    assert all(parameter.grad is None for judge in judges for parameter in judge.parameters())
+    assert frozen_model.backbone.get_parameter("head.weight").grad is not None
+    assert all(torch.equal(value, before[name]) for name, value in frozen_model.tokenizer.state_dict().items())
+
+
+def test_the_cycle_loss_passes_through_the_frozen_encoder(
+    frozen_model: Model, images: tuple[Tensor, Tensor], judges: Any, perceptual: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    encode = frozen_model.tokenizer.encode
+
+    def watched(pictures: Tensor) -> Tensor:
+        latent = encode(pictures)
+        if pictures.requires_grad:
+            seen.append(pictures)
+            seen.append(latent)
+        return latent
+
+    monkeypatch.setattr(frozen_model.tokenizer, "encode", watched)
+    step = make_step(frozen_model, images, judges, perceptual)
+    [fakes, latent] = seen  # the first pass encodes real pictures, behind which nothing is trained
+    for tensor in (latent, fakes, step.first.predicted):
+        [gradient] = torch.autograd.grad(step.losses["cycle"], tensor, retain_graph=True)
+        assert gradient.norm() > 0
+
+
+def test_the_second_pass_is_made_only_when_it_is_asked_for(
+    frozen_model: Model, images: tuple[Tensor, Tensor], judges: Any, perceptual: Any
+) -> None:
+    step = make_step(frozen_model, images, judges, perceptual, cycle=False)
+    assert set(step.losses) == {"gan", "identity"}
+    assert set(make_step(frozen_model, images, judges, perceptual, gan=0.0, cycle_every=1).losses) == {
+        "cycle",
+        "identity",
+    }
+
+
+def test_the_warm_up_error_is_relative(frozen_model: Model, images: tuple[Tensor, Tensor]) -> None:
+    context = objective.real_context(frozen_model, *images)
+    loss = objective.warmup_loss(frozen_model, context, TARGETS, TRANSLATION)
+    larger = objective.warmup_loss(frozen_model, context, TARGETS, TRANSLATION.model_copy(update={"fusion": 1.0}))
+    assert loss.item() == pytest.approx(larger.item())  # the source's share does not count
+    loss.backward()
+    head = frozen_model.backbone.get_parameter("head.weight")
+    assert head.grad is not None
+    assert head.grad.norm() > 0
+    # all maps zero would be an error of 1: fresh weights are near the mean code, so not far from that
+    assert 0.3 < loss.item() < 5
+
+
+def test_codes_are_found_in_float32_under_autocast(frozen_model: Model, images: tuple[Tensor, Tensor]) -> None:
+    wanted = encode_context(frozen_model, torch.cat(images))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = objective.real_context(frozen_model, *images)
+    assert all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))

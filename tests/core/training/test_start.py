@@ -1,0 +1,266 @@
+"""From settings to a trained model: what is refused, what is told, what lies in the folder at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from cyclevar.core.config import PretrainConfig, TrainConfig
+from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError
+from cyclevar.core.model import build, load_model
+from cyclevar.core.settings import validate
+from cyclevar.core.training import start, trainer
+from cyclevar.core.training.start import digest, pretrain, start_model, train
+from cyclevar.core.translator import Translator
+
+
+@pytest.fixture(autouse=True)
+def few_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "REFERENCE", 8)
+
+
+def change(config: Any, **changes: Any) -> Any:
+    """``config`` with dotted settings (two underscores for a dot) changed."""
+    data = config.model_dump()
+    for dotted, value in changes.items():
+        here = data
+        *sections, last = dotted.split("__")
+        for section in sections:
+            here = here[section]
+        here[last] = value
+    return validate(type(config), data)
+
+
+def test_from_nothing_to_a_translator(
+    tokenizer_config: PretrainConfig,
+    backbone_config: PretrainConfig,
+    train_config: TrainConfig,
+    display: Any,
+    tmp_path: Path,
+) -> None:
+    """Tokenizer, backbone and translator, each from the run folder of the one before."""
+    short = {"tokenizer__loop__steps": 6, "tokenizer__finish_from": 6}
+    tokenizer = pretrain(change(tokenizer_config, **short), tmp_path / "tokenizer", resume=False, display=display)
+    config = change(backbone_config, weights=str(tmp_path / "tokenizer"), transformer__loop__steps=2)
+    backbone = pretrain(config, tmp_path / "backbone", resume=False, display=display)
+    assert digest(load_model(backbone).tokenizer) == digest(load_model(tokenizer).tokenizer)
+    config = change(train_config, weights=str(tmp_path / "backbone"), loop__steps=6)
+    out = train(config, tmp_path / "translator", resume=False, display=display)
+
+    translator = Translator.load(out)
+    assert translator.domains == ("discs", "squares")
+    assert translator(torch.zeros(2, 3, 16, 16), "squares").shape == (2, 3, 16, 16)
+    assert digest(translator.model.tokenizer) == digest(load_model(tokenizer).tokenizer)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "facts.yaml",
+        "metrics.jsonl",
+        "model.safetensors",
+        "samples",
+        "translator.json",
+    ]
+    assert validate(TrainConfig, yaml.safe_load((out / "config.yaml").read_text())) == config
+    facts = yaml.safe_load((out / "facts.yaml").read_text())
+    assert facts["perceptual_distance"].startswith(("efficientnet_lite0 ", "lpips_"))
+    assert facts["feature_net"].startswith("efficientnet_lite0 ")
+    assert facts["tokenizer"] == digest(translator.model.tokenizer)
+    assert any(note.startswith("perceptual distance: ") for note in display.notes)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_the_model_that_is_saved_is_the_average(
+    train_config: TrainConfig, weights: Path, display: Any, tmp_path: Path
+) -> None:
+    from cyclevar.core.checkpoints import load_tensors
+
+    out = train(change(train_config, loop__steps=3), tmp_path / "run", resume=False, display=display)
+    state, _ = load_tensors(out / "checkpoints" / "step-00000003.safetensors")
+    saved = load_model(out / "model.safetensors").backbone.state_dict()
+    assert all(torch.equal(value, state[f"ema/module.{name}"]) for name, value in saved.items())
+    assert any(not torch.equal(value, state[f"backbone/{name}"]) for name, value in saved.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data__source": "nowhere"}, DataError, "the folder nowhere does not exist"),
+        ({"data__size": 32}, ConfigError, "data.size is 32; expected 16"),
+        ({"model": {"schedule": "1-2"}}, ConfigError, r"settings under model \(schedule\) are given beside"),
+        ({"weights": "nowhere"}, CheckpointError, "nowhere is not a file"),
+        ({"targets": (7, "discs")}, ConfigError, "class 7 is out of range; expected 0 to 1"),
+        ({"discriminator__settings": {"levels": 9}}, ConfigError, "levels is 9"),
+        ({"loss__perceptual_distance": "ssim"}, ConfigError, "no perceptual distance named 'ssim'"),
+    ],
+)
+def test_a_mistake_leaves_no_folder_behind(
+    train_config: TrainConfig,
+    display: Any,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[CyclevarError],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        train(change(train_config, **changes), tmp_path / "run", resume=False, display=display)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_folder_is_refused_before_any_work(
+    train_config: TrainConfig, display: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "make_accelerator", lambda *settings: pytest.fail("work began"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(train_config.model_dump(mode="json")))
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(train_config, tmp_path, resume=False, display=display)
+    with pytest.raises(ConfigError, match="batch_size was 2, is 3"):
+        train(change(train_config, batch_size=3), tmp_path, resume=True, display=display)
+
+
+def test_few_pictures_are_refused(train_config: TrainConfig, pictures: Path, display: Any, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for kind in ("discs", "squares"):
+        (few / kind).mkdir(parents=True)
+        for i in range(30):
+            shutil.copy(pictures / kind / f"{i:02d}.png", few / kind)
+    with pytest.raises(
+        DataError, match="too few pictures to hold some out for validation; expected at least 40 of each"
+    ):
+        train(change(train_config, data__source=str(few)), tmp_path / "run", resume=False, display=display)
+
+
+def test_changed_pictures_are_refused_on_resuming(
+    backbone_config: PretrainConfig, pictures: Path, display: Any, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(pictures, mine)
+    config = change(backbone_config, data__source=str(mine), transformer__loop__steps=1)
+    pretrain(config, tmp_path / "run", resume=False, display=display)
+    pretrain(config, tmp_path / "run", resume=True, display=display)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    (mine / "discs" / "03.png").unlink()
+    with pytest.raises(ConfigError, match="circumstances differ from those of the run in .*: data was 'mine "):
+        pretrain(config, tmp_path / "run", resume=True, display=display)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
+
+
+def test_another_tokenizer_is_refused_on_resuming(
+    backbone_config: PretrainConfig, weights: Path, display: Any, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(weights, mine)
+    config = change(backbone_config, weights=str(mine), transformer__loop__steps=1)
+    pretrain(config, tmp_path / "run", resume=False, display=display)
+    model = load_model(mine)
+    next(model.tokenizer.parameters()).data += 1
+    model.save(mine)
+    with pytest.raises(ConfigError, match="circumstances differ from those of the run in .*: tokenizer was "):
+        pretrain(config, tmp_path / "run", resume=True, display=display)
+
+
+def test_bad_pictures_are_left_out_and_told_at_the_end(
+    backbone_config: PretrainConfig,
+    pictures: Path,
+    display: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(pictures, mine)
+    for i in range(10, 20):
+        (mine / "discs" / f"{i}.png").write_bytes(b"no picture")
+    (mine / "squares" / "07.png").write_bytes((mine / "squares" / "07.png").read_bytes()[:60])
+    config = change(backbone_config, data__source=str(mine), transformer__loop__steps=25)
+    pretrain(config, tmp_path / "run", resume=False, display=display)
+    assert display.notes[-1] == (
+        "11 pictures could not be read and were left out: 07.png, 10.png, 11.png, 12.png, 13.png, 14.png, 15.png, "
+        "16.png and 3 more"
+    )
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == len(set(warnings)) == 11
+    assert all("; skipped" in warning for warning in warnings)
+
+
+def test_new_domains_are_added(train_config: TrainConfig, display: Any, tmp_path: Path) -> None:
+    config = change(train_config, targets=(0, "stars"), loop__steps=1)
+    out = train(config, tmp_path / "run", resume=False, display=display)
+    assert "stars is new to the backbone; it starts from the mean of what it knows" in display.notes
+    translator = Translator.load(out)
+    assert translator.model.backbone.names == ("discs", "squares", "stars")
+    assert (translator.domains, translator.targets) == (("discs", "squares"), (0, "stars"))
+    assert translator(torch.zeros(1, 3, 16, 16), "squares").shape == (1, 3, 16, 16)
+
+
+def test_a_backbone_needs_a_tokenizer(display: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no tokenizer to learn from; expected --weights .*--stage tokenizer first"):
+        pretrain(PretrainConfig(stage="backbone"), tmp_path / "run", resume=False, display=display)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_training_starts_from(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert digest(start_model(TrainConfig(weights=str(weights)))) == digest(load_model(weights))
+    shutil.copy(weights, tmp_path / "model.safetensors")
+    assert digest(start_model(TrainConfig(weights=str(tmp_path)))) == digest(load_model(weights))
+
+    monkeypatch.setattr(start, "shipped_weights", lambda family, preset: weights if preset == "tiny" else None)
+    assert digest(start_model(TrainConfig())) == digest(load_model(weights))
+    with pytest.raises(ConfigError, match="no weights ship with var d16; expected --weights"):
+        start_model(TrainConfig(preset="d16"))
+    with pytest.raises(ConfigError, match="published weights are given for one part only; expected both"):
+        start_model(TrainConfig(tokenizer_weights="vae.pth"))
+
+
+def test_published_files_can_be_started_from(tmp_path: Path, weights: Path) -> None:
+    model = load_model(weights)
+    for part, state in model.export_official().items():
+        torch.save(state, tmp_path / f"{part}.pth")
+    settings = {
+        "tokenizer_weights": str(tmp_path / "tokenizer.pth"),
+        "backbone_weights": str(tmp_path / "backbone.pth"),
+        "model": model.config.model_dump(mode="json"),
+    }
+    assert digest(start_model(validate(TrainConfig, settings))) == digest(model)
+
+
+def test_a_digest_depends_on_names_and_values() -> None:
+    from torch import nn
+
+    net = nn.Linear(2, 2)
+    before = digest(net)
+    assert len(before) == 16
+    assert digest(nn.Sequential(net)) != before
+    net.bias.data += 1e-6
+    assert digest(net) != before
+
+
+def test_a_family_must_match_its_weights(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=f"{weights} belongs to the backbone var; expected infinity"):
+        start_model(TrainConfig(backbone="infinity", weights=str(weights)))
+
+
+def test_a_plugin_may_change_the_settings(
+    backbone_config: PretrainConfig, display: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = start.get_manager()
+    fold = manager.fold
+
+    def folded(hook: str, subject: Any, **others: Any) -> Any:
+        return change(subject, seed=77) if hook == "cyclevar_configure" else fold(hook, subject, **others)
+
+    monkeypatch.setattr(manager, "fold", folded)
+    pretrain(change(backbone_config, transformer__loop__steps=1), tmp_path / "run", resume=False, display=display)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 77
+
+
+def test_build_is_what_pretraining_begins_with() -> None:
+    torch.manual_seed(3)
+    wanted = digest(build("var", "tiny"))
+    torch.manual_seed(3)
+    assert digest(start._pretraining_model(PretrainConfig())) == wanted
