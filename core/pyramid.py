@@ -61,3 +61,9 @@ def teacher_inputs(tokenizer: Tokenizer, maps: Sequence[Tensor], schedule: Scale
         inputs.append(tokenizer.next_input(state))
         state = tokenizer.absorb(state, part)
     return inputs
+
+
+def round_trip(tokenizer: Tokenizer, images: Tensor) -> Tensor:
+    """Images ``[B,3,H,W]`` encoded, quantized over the default schedule and decoded: what the tokenizer keeps of them."""
+    latent = tokenizer.encode(images)
+    return tokenizer.decode(tokenize(tokenizer, latent, tokenizer.default_schedule).latent)

@@ -21,7 +21,7 @@ from cyclevar.core.config import TranslationConfig
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model, load_model
-from cyclevar.core.pyramid import tokenize
+from cyclevar.core.pyramid import round_trip
 from cyclevar.core.settings import Settings, validate
 from cyclevar.core.shipped import SETTINGS, WEIGHTS
 from cyclevar.core.translation import translate
@@ -68,8 +68,7 @@ class Translator:
     def round_trip(self, images: Tensor) -> Tensor:
         """Images through the tokenizer and back: the best that any translation can look."""
         self._check(images)
-        latent = self.model.tokenizer.encode(images.to(self.model.device))
-        return self.model.tokenizer.decode(tokenize(self.model.tokenizer, latent, self.model.schedule).latent)
+        return round_trip(self.model.tokenizer, images.to(self.model.device))
 
     def condition(self, target: Target | Sequence[Target] | Tensor, count: int) -> Condition:
         """What the backbone is told for ``count`` pictures. Raises `UnknownNameError` for an unknown domain."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import DataError
-from cyclevar.core.features import FeatureNet
 from cyclevar.core.evaluation.metrics import (
     STRUCTURE_LEVEL,
     Estimate,
@@ -23,6 +22,7 @@ from cyclevar.core.evaluation.metrics import (
     retrieval_at_1,
     self_similarity_distance,
 )
+from cyclevar.core.features import FeatureNet
 
 if TYPE_CHECKING:
     from rich.table import Table

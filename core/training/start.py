@@ -218,8 +218,12 @@ def _bad_pictures(dataset: UnpairedDataset, display: Display) -> Iterator[None]:
     try:
         yield
     finally:
-        parts = (dataset.train, dataset.validation or ())
-        bad = sorted({name for part in parts for pictures in part for name in pictures.bad})
+        bad = sorted(
+            f"{domain}/{name}"
+            for part in (dataset.train, dataset.validation or ())
+            for domain, pictures in zip(dataset.domains, part, strict=False)
+            for name in pictures.bad
+        )
         if bad:
             shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
             display.note(f"{len(bad)} pictures could not be read and were left out: {shown}")

@@ -13,7 +13,7 @@ from cyclevar.core.config import TokenizerPretraining
 from cyclevar.core.data.batches import UnpairedBatches
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
 from cyclevar.core.interfaces import Tokenizer
-from cyclevar.core.pyramid import Pyramid, tokenize
+from cyclevar.core.pyramid import Pyramid, round_trip, tokenize
 from cyclevar.core.training.common import (
     Stream,
     build_discriminator,
@@ -33,13 +33,6 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each picture, both ``[B,3,H,W]`` in [-1,1] (peak 2): float ``[B]``."""
     error = (images - reference).square().mean((1, 2, 3))
     return 10 * torch.log10(4 / error.clamp_min(1e-10))
-
-
-def round_trip(tokenizer: Tokenizer, images: Tensor) -> Tensor:
-    """Images encoded, quantized over the default schedule and decoded: what the tokenizer can keep of them."""
-    schedule = tokenizer.default_schedule
-    latent = tokenizer.encode(images)
-    return tokenizer.decode(tokenize(tokenizer, latent, schedule).latent)
 
 
 def quantizer_loss(tokenizer: Tokenizer, latent: Tensor, pyramid: Pyramid, commitment: float) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from cyclevar.core.evaluation.perceptual import PerceptualDistance
 from cyclevar.core.features import FeatureNet
 from cyclevar.core.interfaces import Backbone, Discriminator
 from cyclevar.core.model import Model
+from cyclevar.core.pyramid import round_trip
 from cyclevar.core.training import objective
 from cyclevar.core.training.common import (
     Stream,
@@ -38,7 +39,6 @@ from cyclevar.core.training.common import (
 from cyclevar.core.training.loop import Task
 from cyclevar.core.training.losses import auc, discriminator_loss, scores
 from cyclevar.core.training.runs import Parts
-from cyclevar.core.training.tokenizer import round_trip
 from cyclevar.core.translation import translate
 
 REFERENCE = 600

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core import features
+from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.features import FeatureNet, load_feature_net
 
 

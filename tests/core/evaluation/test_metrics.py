@@ -9,7 +9,6 @@ from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 from cyclevar.core.errors import ConfigError, DataError
-from cyclevar.core.features import FeatureNet
 from cyclevar.core.evaluation.metrics import (
     Estimate,
     copy_ratio,
@@ -22,6 +21,7 @@ from cyclevar.core.evaluation.metrics import (
     self_similarity_distance,
     structure_distance,
 )
+from cyclevar.core.features import FeatureNet
 
 
 def gaussian(count: int, width: int, *, seed: int, shift: float = 0.0) -> Tensor:

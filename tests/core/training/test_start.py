@@ -131,7 +131,7 @@ def test_few_pictures_are_refused(train_config: TrainConfig, pictures: Path, dis
         for i in range(30):
             shutil.copy(pictures / kind / f"{i:02d}.png", few / kind)
     with pytest.raises(
-        DataError, match="too few pictures to hold some out for validation; expected at least 40 of each"
+        DataError, match=r"too few pictures to hold some out .*; expected at least 40"
     ):
         train(change(train_config, data__source=str(few)), tmp_path / "run", resume=False, display=display)
 
@@ -146,7 +146,7 @@ def test_changed_pictures_are_refused_on_resuming(
     pretrain(config, tmp_path / "run", resume=True, display=display)
     before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
     (mine / "discs" / "03.png").unlink()
-    with pytest.raises(ConfigError, match="circumstances differ from those of the run in .*: data was 'mine "):
+    with pytest.raises(ConfigError, match=r"circumstances differ from those of the run in .*: data was 'mine "):
         pretrain(config, tmp_path / "run", resume=True, display=display)
     assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
 
@@ -161,7 +161,7 @@ def test_another_tokenizer_is_refused_on_resuming(
     model = load_model(mine)
     next(model.tokenizer.parameters()).data += 1
     model.save(mine)
-    with pytest.raises(ConfigError, match="circumstances differ from those of the run in .*: tokenizer was "):
+    with pytest.raises(ConfigError, match=r"circumstances differ from those of the run in .*: tokenizer was "):
         pretrain(config, tmp_path / "run", resume=True, display=display)
 
 
@@ -180,8 +180,8 @@ def test_bad_pictures_are_left_out_and_told_at_the_end(
     config = change(backbone_config, data__source=str(mine), transformer__loop__steps=25)
     pretrain(config, tmp_path / "run", resume=False, display=display)
     assert display.notes[-1] == (
-        "11 pictures could not be read and were left out: 07.png, 10.png, 11.png, 12.png, 13.png, 14.png, 15.png, "
-        "16.png and 3 more"
+        "11 pictures could not be read and were left out: discs/10.png, discs/11.png, discs/12.png, discs/13.png, "
+        "discs/14.png, discs/15.png, discs/16.png, discs/17.png and 3 more"
     )
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == len(set(warnings)) == 11
@@ -199,7 +199,7 @@ def test_new_domains_are_added(train_config: TrainConfig, display: Any, tmp_path
 
 
 def test_a_backbone_needs_a_tokenizer(display: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tokenizer to learn from; expected --weights .*--stage tokenizer first"):
+    with pytest.raises(ConfigError, match=r"no tokenizer to learn from; expected --weights .*--stage tokenizer first"):
         pretrain(PretrainConfig(stage="backbone"), tmp_path / "run", resume=False, display=display)
     assert list(tmp_path.iterdir()) == []
 
