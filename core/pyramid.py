@@ -64,6 +64,6 @@ def teacher_inputs(tokenizer: Tokenizer, maps: Sequence[Tensor], schedule: Scale
 
 
 def round_trip(tokenizer: Tokenizer, images: Tensor) -> Tensor:
-    """Images ``[B,3,H,W]`` encoded, quantized over the default schedule and decoded: what the tokenizer keeps of them."""
+    """Images ``[B,3,H,W]`` encoded, quantized over the default schedule, decoded: what a tokenizer keeps of them."""
     latent = tokenizer.encode(images)
     return tokenizer.decode(tokenize(tokenizer, latent, tokenizer.default_schedule).latent)
