@@ -32,6 +32,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	rm -rf build .typing
 	$(BIN)/python -m pip wheel . --quiet --no-deps --no-build-isolation --wheel-dir .typing
+	rm -rf build *.egg-info  # stale entry points would be found before the installed ones
 	$(BIN)/python -m pip install --quiet --no-deps --target .typing/site .typing/*.whl
 	MYPYPATH=.typing/site $(BIN)/mypy --strict -p cyclevar
 

@@ -1,4 +1,4 @@
-"""A small model with wide random weights, so that every input makes a difference to every output."""
+"""A small model with wide random weights, so that every input makes a difference to every output; the feature net."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.model import Model, build
 
 SMALL: dict[str, Any] = {
@@ -52,3 +53,9 @@ def model(make_model: MakeModel) -> Model:
 def images() -> torch.Tensor:
     """Two pictures for the small model."""
     return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture(scope="session")
+def net() -> FeatureNet:
+    """The feature net at a side small enough for tests."""
+    return load_feature_net(input_size=64)

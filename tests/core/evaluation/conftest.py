@@ -1,17 +1,10 @@
-"""Pictures that need no data set, and the feature net at a side small enough for tests."""
+"""Pictures that need no data set."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
-
-from cyclevar.core.features import FeatureNet, load_feature_net
-
-
-@pytest.fixture(scope="session")
-def net() -> FeatureNet:
-    return load_feature_net(input_size=64)
 
 
 def draw_shapes(count: int, *, seed: int, side: int = 32) -> Tensor:
