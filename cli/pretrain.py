@@ -87,7 +87,6 @@ def command(
     from cyclevar.core.training.start import pretrain
 
     with display() as shown:
-        shown.note(f"{'going on with' if run.resume else 'writing'} {run.out}")
         pretrain(run.config, run.out, resume=run.resume, display=shown, device=device)
     typer.echo(f"{run.out} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
     if run.config.stage == "tokenizer":

@@ -96,7 +96,6 @@ def command(
     from cyclevar.core.training.start import train
 
     with display() as shown:
-        shown.note(f"{'going on with' if run.resume else 'writing'} {run.out}")
         train(run.config, run.out, resume=run.resume, display=shown, device=device)
     typer.echo(f"{run.out} holds the translator, its metrics.jsonl and samples/. Next:")
     typer.echo(f"  cyclevar translate PICTURES OUT --model {run.out}")

@@ -71,6 +71,7 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Displa
         task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, accelerator)
     folder.check(config, facts, resume=resume, free=free)
     folder.begin(config, facts)
+    display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, display):
         run(task, folder, settings.loop, display)
     part.load_state_dict(task.ema.module.state_dict())
@@ -110,6 +111,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
     task = TranslatorTask(model, config, batches, validation, dataset.train, targets, perceptual, net, accelerator)
     folder.check(config, facts, resume=resume, free=free)
     folder.begin(config, facts)
+    display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, display):
         run(task, folder, config.loop, display)
     model.backbone.load_state_dict(task.ema.module.state_dict())

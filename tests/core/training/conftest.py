@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from cyclevar.core.config import PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
-from cyclevar.core.features import load_feature_net
+from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.model import Model
 from cyclevar.core.settings import validate
+from cyclevar.core.training import start, trainer
 from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.trainer import TranslatorTask
 
@@ -36,6 +38,15 @@ SETTINGS: dict[str, Any] = {
     "schedule": "1-2-4",
 }
 """For pictures of 16 px."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from two threads, which wait for each other where the processor is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Record:
@@ -181,6 +192,19 @@ def perceptual() -> Differences:
 
 
 @pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings that start quickly: cheap distances, few pictures to compare with, one small feature net for all."""
+    monkeypatch.setattr(trainer, "REFERENCE", 8)
+    monkeypatch.setattr(start, "perceptual_distance", lambda *settings, **more: Differences())
+    monkeypatch.setattr(start, "load_feature_net", lambda **settings: small_net())
+
+
+@functools.cache
+def small_net() -> FeatureNet:
+    return load_feature_net(input_size=32)
+
+
+@pytest.fixture
 def accelerator() -> Any:
     return make_accelerator("cpu", "float32")
 
@@ -197,9 +221,10 @@ def make_task(model: Model, train_config: TrainConfig, pictures: Path) -> Callab
         a, b = (stack(part, 16) for part in dataset.validation)
         batches = UnpairedBatches(dataset.train, config.batch_size, 16)
         targets = ("discs", "squares")
-        net = load_feature_net(input_size=32)
         accelerator = make_accelerator("cpu", "float32")
-        return TranslatorTask(model, config, batches, (a, b), dataset.train, targets, Differences(), net, accelerator)
+        return TranslatorTask(
+            model, config, batches, (a, b), dataset.train, targets, Differences(), small_net(), accelerator
+        )
 
     return make
 

@@ -15,14 +15,9 @@ from cyclevar.core.config import PretrainConfig, TrainConfig
 from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError
 from cyclevar.core.model import build, load_model
 from cyclevar.core.settings import validate
-from cyclevar.core.training import start, trainer
+from cyclevar.core.training import start
 from cyclevar.core.training.start import digest, pretrain, start_model, train
 from cyclevar.core.translator import Translator
-
-
-@pytest.fixture(autouse=True)
-def few_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "REFERENCE", 8)
 
 
 def change(config: Any, **changes: Any) -> Any:
@@ -76,6 +71,7 @@ def test_from_nothing_to_a_translator(
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6]
 
 
+@pytest.mark.usefixtures("light")
 def test_the_model_that_is_saved_is_the_average(
     train_config: TrainConfig, weights: Path, display: Any, tmp_path: Path
 ) -> None:
@@ -130,12 +126,11 @@ def test_few_pictures_are_refused(train_config: TrainConfig, pictures: Path, dis
         (few / kind).mkdir(parents=True)
         for i in range(30):
             shutil.copy(pictures / kind / f"{i:02d}.png", few / kind)
-    with pytest.raises(
-        DataError, match=r"too few pictures to hold some out .*; expected at least 40"
-    ):
+    with pytest.raises(DataError, match=r"too few pictures to hold some out .*; expected at least 40"):
         train(change(train_config, data__source=str(few)), tmp_path / "run", resume=False, display=display)
 
 
+@pytest.mark.usefixtures("light")
 def test_changed_pictures_are_refused_on_resuming(
     backbone_config: PretrainConfig, pictures: Path, display: Any, tmp_path: Path
 ) -> None:
@@ -188,6 +183,7 @@ def test_bad_pictures_are_left_out_and_told_at_the_end(
     assert all("; skipped" in warning for warning in warnings)
 
 
+@pytest.mark.usefixtures("light")
 def test_new_domains_are_added(train_config: TrainConfig, display: Any, tmp_path: Path) -> None:
     config = change(train_config, targets=(0, "stars"), loop__steps=1)
     out = train(config, tmp_path / "run", resume=False, display=display)

@@ -15,7 +15,7 @@ from cyclevar.core.config import PretrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.model import Model
-from cyclevar.core.pyramid import tokenize
+from cyclevar.core.pyramid import round_trip, tokenize
 from cyclevar.core.training.common import descend
 from cyclevar.core.training.tokenizer import (
     TokenizerTask,
@@ -23,7 +23,6 @@ from cyclevar.core.training.tokenizer import (
     fit_codebook,
     psnr,
     quantizer_loss,
-    round_trip,
 )
 
 Make = Callable[..., TokenizerTask]

@@ -14,12 +14,9 @@ from cyclevar.core.training import trainer
 from cyclevar.core.training.objective import real_context, total
 from cyclevar.core.training.trainer import ImagePool, TranslatorTask
 
+pytestmark = pytest.mark.usefixtures("light")
+
 Make = Callable[..., TranslatorTask]
-
-
-@pytest.fixture(autouse=True)
-def few_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "REFERENCE", 8)
 
 
 def values_of(module: nn.Module) -> dict[str, Tensor]:
