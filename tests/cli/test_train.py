@@ -163,10 +163,7 @@ def test_from_pictures_to_a_translator(run: Run, small_translator: Path, picture
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(
-    small_translator: Path, pictures: Path, tmp_path: Path, number: int, code: int
-) -> None:
+def test_a_signal_saves_and_says_how_to_go_on(small_translator: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK)
     options = ["--data", pictures, "--weights", small_translator, "--targets", "0", "1", "--config", "quick.yaml"]
     program = [Path(sys.executable).with_name("cyclevar"), "train", *options, "--steps", "100000", "--device", "cpu"]
@@ -177,10 +174,10 @@ def test_a_signal_saves_and_says_how_to_go_on(
     for line in started.stdout:
         if "images/s" in line:
             break
-    started.send_signal(number)
+    started.send_signal(signal.SIGTERM)
     _, err = started.communicate(timeout=300)
-    assert started.returncode == code
-    assert err.startswith(f"cyclevar: error: stopped by {signal.Signals(number).name} after ")
+    assert started.returncode == 143
+    assert err.startswith("cyclevar: error: stopped by SIGTERM after ")
     assert "; go on by --resume auto." in err
     assert err.count("\n") == 1
     states = list((tmp_path / "runs/var-tiny-pictures-1/checkpoints").iterdir())

@@ -40,9 +40,12 @@ SETTINGS: dict[str, Any] = {
 """For pictures of 16 px."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from two threads, which wait for each other where the processor is busy."""
+    """Tensors this small gain nothing from two threads, which wait for each other where the processor is busy.
+
+    Sums come out differently with another number of threads, so it must not change between trainings to compare.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -192,11 +195,25 @@ def perceptual() -> Differences:
 
 
 @pytest.fixture
-def light(monkeypatch: pytest.MonkeyPatch) -> None:
+def light() -> Iterator[None]:
     """Trainings that start quickly: cheap distances, few pictures to compare with, one small feature net for all."""
-    monkeypatch.setattr(trainer, "REFERENCE", 8)
-    monkeypatch.setattr(start, "perceptual_distance", lambda *settings, **more: Differences())
-    monkeypatch.setattr(start, "load_feature_net", lambda **settings: small_net())
+    with pytest.MonkeyPatch.context() as patch:
+        lighten(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def light_module() -> Iterator[None]:
+    """The same for a whole module."""
+    with pytest.MonkeyPatch.context() as patch:
+        lighten(patch)
+        yield
+
+
+def lighten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer, "REFERENCE", 8)
+    patch.setattr(start, "perceptual_distance", lambda *settings, **more: Differences())
+    patch.setattr(start, "load_feature_net", lambda **settings: small_net())
 
 
 @functools.cache

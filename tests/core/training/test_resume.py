@@ -19,11 +19,7 @@ from cyclevar.core.settings import validate
 from cyclevar.core.training.loop import StoppedError
 from cyclevar.core.training.start import pretrain, train
 
-pytestmark = pytest.mark.usefixtures("light")
-
 SPEEDS = {"images_per_second", "data_wait", "memory_gb"}
-
-Train = Callable[..., dict[str, Tensor]]
 
 
 class Interrupt:
@@ -48,78 +44,84 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.fixture(params=["tokenizer", "backbone", "translator"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Train:
-    """Trains in a folder of that name, until ``what`` happens at a step; gives the newest state."""
-    kind = request.param
-    config = request.getfixturevalue({"translator": "train_config"}.get(kind, f"{kind}_config"))
-    section = {"tokenizer": "tokenizer.", "backbone": "transformer."}.get(kind, "")
-    assert isinstance(config, TrainConfig | PretrainConfig)
+class Trainings:
+    """Trainings of one kind, each in a folder of its own; ``whole`` is one that was never interrupted."""
 
-    def run(name: str, at: int = 0, what: Callable[[], None] = power_cut, **loop: Any) -> dict[str, Tensor]:
-        data = config.model_dump()
-        here = data
-        for part in section.split(".")[:-1]:
-            here = here[part]
-        here["loop"] |= loop
+    def __init__(self, config: TrainConfig | PretrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.section = "" if isinstance(config, TrainConfig) else config.section
+        self.run("whole")
+
+    def run(self, name: str, at: int = 0, what: Callable[[], None] = power_cut, **loop: Any) -> None:
+        """Begin or go on in the folder ``name``, until ``what`` happens at a step; ``loop`` changes its settings."""
+        data = self.config.model_dump()
+        (data[self.section] if self.section else data)["loop"] |= loop
         torch.manual_seed(12345)  # what happened before must not matter
-        out, display = tmp_path / name, Interrupt(at, what)
-        if kind == "translator":
+        out, display = self.folder / name, Interrupt(at, what)
+        if isinstance(self.config, TrainConfig):
             train(validate(TrainConfig, data), out, resume=out.exists(), display=display, device="cpu")
         else:
             pretrain(validate(PretrainConfig, data), out, resume=out.exists(), display=display, device="cpu")
-        return newest(out)
 
-    return run
+    def state(self, name: str) -> dict[str, Tensor]:
+        """The newest state in the folder ``name``."""
+        return load_tensors(sorted((self.folder / name / "checkpoints").glob("*.safetensors"))[-1])[0]
+
+    def differences(self, name: str) -> list[str]:
+        """Tensors of the last state that differ from those of the uninterrupted training."""
+        one, whole = self.state(name), self.state("whole")
+        shared = one.keys() & whole.keys()
+        return sorted(one.keys() ^ whole.keys()) + [key for key in shared if not torch.equal(one[key], whole[key])]
+
+    def model(self, name: str) -> dict[str, Tensor]:
+        return load_tensors(self.folder / name / "model.safetensors")[0]
+
+    def figures(self, name: str) -> list[dict[str, Any]]:
+        """The metrics, but for the speeds."""
+        lines = [json.loads(line) for line in (self.folder / name / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key not in SPEEDS} for line in lines]
 
 
-def newest(out: Path) -> dict[str, Tensor]:
-    return load_tensors(sorted((out / "checkpoints").glob("*.safetensors"))[-1])[0]
+@pytest.fixture(params=["tokenizer", "backbone", "translator"], scope="module")
+def trainings(
+    request: pytest.FixtureRequest, light_module: None, tmp_path_factory: pytest.TempPathFactory
+) -> Trainings:
+    config = request.getfixturevalue({"translator": "train_config"}.get(request.param, f"{request.param}_config"))
+    return Trainings(config, tmp_path_factory.mktemp(request.param))
 
 
-def figures(out: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
-
-
-def assert_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    assert first.keys() == second.keys()
-    different = [name for name, value in first.items() if not torch.equal(value, second[name])]
-    assert different == []
-
-
-def test_ten_steps_and_ten_more_are_twenty(run: Train, tmp_path: Path) -> None:
+def test_ten_steps_and_ten_more_are_twenty(trainings: Trainings) -> None:
     """Stopped by a power cut in step 12, so resumed after step 10; and by a signal, so resumed after step 12."""
-    whole = run("whole")
     with pytest.raises(RuntimeError, match="power cut"):
-        run("cut", at=12)
-    assert any(not torch.equal(value, whole[name]) for name, value in newest(tmp_path / "cut").items())
-    assert_equal(run("cut"), whole)
-    assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
+        trainings.run("cut", at=12)
+    assert trainings.differences("cut") != []
+    trainings.run("cut")
     with pytest.raises(StoppedError, match="after 12 of 20 steps"):
-        run("stopped", at=11, what=terminate)
-    assert_equal(run("stopped"), whole)
-    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+        trainings.run("stopped", at=11, what=terminate)
+    trainings.run("stopped")
     for name in ("cut", "stopped"):
-        again, once = (load_tensors(tmp_path / which / "model.safetensors")[0] for which in (name, "whole"))
-        assert_equal(again, once)
+        assert trainings.differences(name) == []
+        assert trainings.figures(name) == trainings.figures("whole")
+        whole = trainings.model("whole")
+        assert all(torch.equal(value, whole[key]) for key, value in trainings.model(name).items())
 
 
-@pytest.mark.parametrize("run", ["translator"], indirect=True)
-def test_a_translator_resumes_in_every_stage(run: Train) -> None:
-    whole = run("whole", save_every=1)
-    for at in (3, 6, 9, 13, 16):  # within the warm-up, at its end, discriminators alone, their end, both sides
-        with pytest.raises(RuntimeError, match="power cut"):
-            run(f"cut{at}", at=at, save_every=1)
-        assert_equal(run(f"cut{at}", save_every=1), whole)
+def test_looking_more_often_changes_nothing(trainings: Trainings) -> None:
+    trainings.run("often", log_every=3, validate_every=4, sample_every=3, save_every=7)
+    assert trainings.differences("often") == []
 
 
-@pytest.mark.parametrize("run", ["translator"], indirect=True)
-def test_a_finished_run_can_be_prolonged(run: Train, tmp_path: Path) -> None:
-    whole = run("whole")
-    run("longer", steps=14)
-    assert_equal(run("longer", steps=20), whole)
+@pytest.mark.parametrize("trainings", ["translator"], indirect=True)
+@pytest.mark.parametrize("at", [3, 6, 16], ids=["warm-up", "between stages", "adversarial"])
+def test_a_translator_resumes_in_every_stage(trainings: Trainings, at: int) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainings.run(f"cut{at}", at=at, save_every=1)
+    trainings.run(f"cut{at}", save_every=1)
+    assert trainings.differences(f"cut{at}") == []
 
 
-def test_looking_more_often_changes_nothing(run: Train) -> None:
-    assert_equal(run("seldom"), run("often", log_every=3, validate_every=4, sample_every=3, save_every=7))
+@pytest.mark.parametrize("trainings", ["translator"], indirect=True)
+def test_a_finished_training_can_be_prolonged(trainings: Trainings) -> None:
+    trainings.run("longer", steps=14)
+    trainings.run("longer", steps=20)
+    assert trainings.differences("longer") == []
