@@ -2,23 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from cyclevar.core.hub import PublishedFile
+from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+class SamplingConfig(Settings):
+    """How to sample: one number each, or one a scale.
+
+    A family with choices of its own derives from this; its `Backbone.guided` and `Backbone.guide` are given them.
+    """
+
+    guidance: float | tuple[float, ...] = 0.0
+    """Strength of classifier-free guidance, in the units of the family."""
+    temperature: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
+    top_k: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
+    """Draw from the k most probable codes; 0 for all."""
+    top_p: Share | tuple[Share, ...] = 0.0
+    """Draw from the most probable codes that together have this probability; 0 for all."""
+
+    @property
+    def no_guidance(self) -> float:
+        """The strength that is no guidance."""
+        return 0.0
 
 
 class FamilyConfig(Settings):
-    """Base of a family's settings, which have the sections ``tokenizer``, ``backbone`` and ``schedule``."""
+    """Base of a family's settings, which have the sections ``tokenizer`` and ``backbone`` too."""
 
     schedule: str
+    sampling: SamplingConfig = SamplingConfig()
+    """How `cyclevar.core.generation` samples where nothing else is said."""
 
     @classmethod
     def presets(cls) -> Mapping[str, Self]:
         """The sizes that have a name."""
         return {}
+
+    @classmethod
+    def parameters(cls) -> Mapping[str, tuple[int, int]]:
+        """Parameters of tokenizer and backbone by preset, written down so that listing them builds nothing."""
+        return {}
+
+    @classmethod
+    def published(cls) -> Sequence[PublishedFile]:
+        """The files with trained weights that were published for the presets."""
+        return ()
+
+    @classmethod
+    def schedules(cls) -> Mapping[str, str]:
+        """Schedules that have a name."""
+        return {}
+
+    @classmethod
+    def parse_schedule(cls, text: str) -> ScaleSchedule:
+        """A schedule by its name or in the notation of `ScaleSchedule.parse`."""
+        return ScaleSchedule.parse(cls.schedules().get(text, text))
+
+    def nearest_schedule(self, size: Size) -> ScaleSchedule:
+        """The schedule for a latent of ``size`` cells, or for the nearest size that the model can make.
+
+        Here the only one; a family that makes pictures of several sizes overrides this.
+        """
+        return self.parse_schedule(self.schedule)
+
+    def conditions(self) -> str:
+        """What the backbone can be told, in a few words."""
+        return ""
 
 
 class TranslationConfig(Settings):
@@ -90,8 +151,12 @@ class TokenizerPretraining(Settings):
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=1e-4, warmup=100, decay="cosine"
     )
+    autoencoder_from: str | None = None
+    """Another tokenizer to take encoder and decoder from, as far as names and shapes agree: a model file, a run folder,
+    or a family whose package brings weights for this preset. ``autoencoder_steps`` may then be few, or 0."""
     autoencoder_steps: NonNegativeInt = 1000
-    """Updates without quantization, with noise on the latent instead."""
+    """Updates without quantization, with noise on the latent instead. With 0 and trained ``weights`` their code book
+    stays and is trained further; otherwise one is made after these updates."""
     latent_noise: NonNegativeFloat = 0.25
     """Noise in the autoencoder stage, relative to the latent's standard deviation."""
     kmeans_pictures: PositiveInt = 256
@@ -106,7 +171,7 @@ class TokenizerPretraining(Settings):
     """First update with the perceptual loss."""
     finish_from: NonNegativeInt = 4000
     """First update of the finish: from the averaged weights on, only the decoder learns, so that the codes stay as they
-    are, and a discriminator judges it."""
+    are, and a discriminator judges it. 0, with ``autoencoder_steps`` 0 and trained ``weights``, for a finish alone."""
     finish_perceptual: NonNegativeFloat = 2.0
     """Weight of the perceptual loss in the finish, where it looks at `finish_perceptual_size` pixels."""
     finish_perceptual_size: int = Field(128, ge=32)
@@ -120,7 +185,8 @@ class TokenizerPretraining(Settings):
 
     @model_validator(mode="after")
     def _quantizes(self) -> Self:
-        if self.autoencoder_steps >= min(self.loop.steps, self.finish_from):
+        finish_alone = self.autoencoder_steps == self.finish_from == 0
+        if self.autoencoder_steps >= min(self.loop.steps, self.finish_from) and not finish_alone:
             raise ValueError(
                 f"autoencoder_steps ({self.autoencoder_steps}) below loop.steps ({self.loop.steps}) and finish_from "
                 f"({self.finish_from})"
@@ -246,3 +312,11 @@ class PretrainConfig(Settings):
     def section(self) -> str:
         """The name of the stage's own settings."""
         return "tokenizer" if self.stage == "tokenizer" else "transformer"
+
+    @model_validator(mode="after")
+    def _starts_somewhere(self) -> Self:
+        if self.stage == "tokenizer" and self.weights is None and self.tokenizer.finish_from == 0:
+            raise ValueError("weights with a trained tokenizer, since tokenizer.finish_from is 0")
+        if self.stage == "tokenizer" and self.weights is not None and self.tokenizer.autoencoder_from is not None:
+            raise ValueError("either weights or tokenizer.autoencoder_from: each brings an encoder and a decoder")
+        return self

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.config import SamplingConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces import Condition
+from cyclevar.core.interfaces import Condition, ScaleState
 from cyclevar.core.model import Model
+from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.settings import validate
 
-Number = TypeVar("Number", int, float)
+Edit = Callable[[ScaleState, Tensor], Tensor]
+"""Given what was built so far and the codes drawn for the next scale, the codes to go on with: known ones perhaps."""
 
 
 @dataclass(frozen=True)
@@ -35,45 +40,65 @@ def generate(
     model: Model,
     condition: Condition,
     *,
-    guidance: float | Sequence[float] = 0.0,
-    temperature: float | Sequence[float] = 1.0,
-    top_k: int | Sequence[int] = 0,
-    top_p: float | Sequence[float] = 0.0,
-    generator: torch.Generator | None = None,
-    edit: Callable[[int, Tensor], Tensor] | None = None,
+    schedule: ScaleSchedule | None = None,
+    seed: int = 0,
+    samples: Sequence[int] | None = None,
+    edit: Edit | None = None,
+    **settings: Any,
 ) -> Generation:
     """Draw one picture a row of ``condition``, coarse to fine.
 
-    ``guidance``, ``temperature``, ``top_k`` and ``top_p`` (as in `filter_logits`) are one number, or one a scale.
-    ``guidance`` 0 at all scales switches classifier-free guidance off; otherwise the batch runs doubled. ``top_k=1`` is
-    greedy. ``edit`` is given a scale and its codes as drawn and returns those to go on with: known codes, or known ones
-    outside a mask.
+    ``schedule``: another one than the model's, where the family can. ``samples`` numbers the pictures (0, 1, ... if not
+    given): the noise of picture ``samples[b]`` follows from that number, ``seed`` and the scale alone, so that a picture
+    does not change with its neighbours. ``edit`` may put known codes in the place of drawn ones. ``settings`` change the
+    model's own `SamplingConfig`: ``guidance``, ``temperature``, ``top_k`` (1 is greedy), ``top_p``, the family's others.
+
+    With guidance at any scale the batch runs doubled.
     """
-    tokenizer, backbone, schedule = model.tokenizer, model.backbone, model.schedule
-    strengths, temperatures = _per_scale(guidance, model), _per_scale(temperature, model)
-    top_ks, top_ps = _per_scale(top_k, model), _per_scale(top_p, model)
+    tokenizer, backbone = model.tokenizer, model.backbone
+    schedule = schedule or model.schedule
+    samples = range(len(condition)) if samples is None else samples
+    sampling = sampling_config(model, **settings)
+    strengths, temperatures = _per_scale(sampling, "guidance", schedule), _per_scale(sampling, "temperature", schedule)
+    top_ks, top_ps = _per_scale(sampling, "top_k", schedule), _per_scale(sampling, "top_p", schedule)
+    guided = any(strength != sampling.no_guidance for strength in strengths)
     cache = KeyValueCache(backbone.depth, schedule)
     state = tokenizer.begin(len(condition), schedule)
     all_codes, all_logits = [], []
     for scale, size in enumerate(schedule.sizes):
         feature = tokenizer.next_input(state)
-        if any(strengths):
-            logits = backbone.guided(feature, condition, schedule, scale, cache, strengths[scale])
+        if guided:
+            logits = backbone.guided(feature, condition, schedule, scale, cache, strengths[scale], sampling)
         else:
             logits = backbone([feature], condition, schedule, first=scale, cache=cache)
         logits = logits / temperatures[scale]
-        codes = tokenizer.quantizer.sample(logits, top_ks[scale], top_ps[scale], generator).unflatten(1, size)
+        noise = [noise_generator(seed, sample, scale) for sample in samples]
+        codes = tokenizer.quantizer.sample(logits, int(top_ks[scale]), top_ps[scale], noise).unflatten(1, size)
         if edit is not None:
-            codes = edit(scale, codes)
+            codes = edit(state, codes)
         state = tokenizer.absorb(state, tokenizer.quantizer.lookup(codes).movedim(-1, 1))
         all_codes.append(codes)
         all_logits.append(logits)
     return Generation(tokenizer.decode(tokenizer.latent(state)), all_codes, torch.cat(all_logits, dim=1))
 
 
-def _per_scale(value: Number | Sequence[Number], model: Model) -> Sequence[Number]:
-    scales = len(model.schedule)
-    values = [value] * scales if isinstance(value, int | float) else value
-    if len(values) != scales:
-        raise ConfigError(f"{len(values)} values are given", expected=f"one, or {scales}: one a scale")
+def sampling_config(model: Model, **settings: Any) -> SamplingConfig:
+    """The model's sampling settings with ``settings`` changed. Raises `ConfigError` for a wrong one."""
+    own = model.config.sampling
+    return validate(type(own), own.model_dump() | settings)
+
+
+def noise_generator(seed: int, sample: int, scale: int) -> torch.Generator:
+    """The random numbers of one picture at one scale, the same on every device."""
+    [state] = np.random.SeedSequence((seed, sample, scale)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state))
+
+
+def _per_scale(sampling: SamplingConfig, name: str, schedule: ScaleSchedule) -> Sequence[float]:
+    value: float | Sequence[float] = getattr(sampling, name)
+    values = [value] * len(schedule) if isinstance(value, int | float) else value
+    if len(values) != len(schedule):
+        raise ConfigError(
+            f"{name} has {len(values)} values", expected=f"one, or {len(schedule)}: one a scale of {schedule}"
+        )
     return values

@@ -10,13 +10,15 @@ Parts hold tensors as parameters and buffers only, so that they can be built wit
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from random import Random
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from cyclevar.core.config import SamplingConfig
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings
 
@@ -30,6 +32,9 @@ Start = Literal["replace", "add"]
 Targets = Sequence[int | str] | Tensor
 """One class id, domain name or prompt per picture."""
 
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""Where random numbers come from: one generator for all, one per picture (first axis), or None: the global state."""
+
 
 class Quantized(NamedTuple):
     """Quantized vectors and their codes.
@@ -40,6 +45,13 @@ class Quantized(NamedTuple):
 
     maps: Tensor
     codes: Tensor
+
+
+class View(NamedTuple):
+    """What a tokenizer in training decodes, ``latent [B,C,h,w]``, and the ``images [B,3,H,W]`` that it should become."""
+
+    latent: Tensor
+    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -120,10 +132,11 @@ class Quantizer(nn.Module, ABC):
         """The most probable code of every position, vectors ``[...,C]``: the limit of ``relax`` at temperature 0."""
 
     @abstractmethod
-    def sample(
-        self, logits: Tensor, top_k: int = 0, top_p: float = 0.0, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw codes from logits ``[...,logit_dim]`` after top-k and top-p filtering (0 switches a filter off)."""
+    def sample(self, logits: Tensor, top_k: int = 0, top_p: float = 0.0, generator: Generators = None) -> Tensor:
+        """Draw codes from logits ``[B,...,logit_dim]`` after top-k and top-p filtering (0 switches a filter off).
+
+        With a generator per picture, what is drawn for one does not depend on the others.
+        """
 
     @abstractmethod
     def nll(self, logits: Tensor, codes: Tensor) -> Tensor:
@@ -132,6 +145,17 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def entropy(self, logits: Tensor, temperature: float) -> Tensor:
         """Entropy in nats of the choice that `relax` averages over, float32, without the last axis of ``logits``."""
+
+
+class CodebookQuantizer(Quantizer, ABC):
+    """A quantizer whose codes are the rows of a learned table, which training starts by k-means and refills."""
+
+    codebook: nn.Parameter
+    """float ``[logit_dim,C]``."""
+
+    @abstractmethod
+    def comparable(self, vectors: Tensor) -> Tensor:
+        """Vectors ``[...,C]`` as they are when they are compared with codes: what a code can equal."""
 
 
 class Tokenizer(nn.Module, ABC):
@@ -191,6 +215,37 @@ class Tokenizer(nn.Module, ABC):
         """A full-size map in the layout of the latent (they differ where maps are patchified)."""
         return part
 
+    # What only training asks for, with answers that fit a latent which all scales build together.
+
+    def training_schedule(self, random: Random) -> ScaleSchedule:
+        """The schedule of one update; ``random`` is keyed to its step."""
+        return self.default_schedule
+
+    def unquantized(self, latent: Tensor) -> Tensor:
+        """A continuous latent as `decode` reads it where there are no codes yet."""
+        return latent
+
+    def start_quantizing(self) -> None:
+        """Before the first codes: a neutral beginning for the parameters that the recursion has, if it has any."""
+
+    def approximations(
+        self, latent: Tensor, codes: Sequence[Tensor], schedule: ScaleSchedule
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of every scale, what its codes make and what that should be, with gradients to code book and ``latent``.
+
+        Here each partial sum, against the whole latent (VAR's objective).
+        """
+        state = self.begin(latent.shape[0], schedule)
+        for part in codes:
+            state = self.absorb(state, self.quantizer.lookup(part).movedim(-1, 1))
+            yield self.latent(state), latent
+
+    def views(
+        self, maps: Sequence[Tensor], schedule: ScaleSchedule, images: Tensor, latent: Tensor | None = None
+    ) -> list[View]:
+        """What to decode of the quantized ``maps`` of ``images``, the full-size picture last; ``latent`` as in `context`."""
+        return [View(self.as_latent(self.context(maps, schedule, latent)[-1]), images)]
+
 
 class Backbone(nn.Module, ABC):
     """A next-scale autoregressive transformer.
@@ -235,6 +290,10 @@ class Backbone(nn.Module, ABC):
         the scales before ``first``. ``visibility`` says which scale sees which (default: scale-causal).
         """
 
+    def training_schedule(self, schedule: ScaleSchedule, random: Random) -> ScaleSchedule:
+        """The schedule of one update of pre-training a model for ``schedule``; ``random`` is keyed to its step."""
+        return schedule
+
     def guided(
         self,
         feature: Tensor | None,
@@ -243,16 +302,26 @@ class Backbone(nn.Module, ABC):
         scale: int,
         cache: KeyValueCache,
         strength: float,
+        sampling: SamplingConfig,
     ) -> Tensor:
-        """Guided logits of one scale. The batch runs doubled, with the null condition in its second half."""
+        """Guided logits of one scale. The batch runs doubled, with the null condition in its second half.
+
+        ``strength`` is the guidance of this scale; ``sampling`` brings what else the family lets a user choose.
+        """
         doubled = None if feature is None else torch.cat([feature, feature])
         logits = self([doubled], condition.with_null(), schedule, first=scale, cache=cache)
         own, null = logits.chunk(2)
-        return self.guide(own, null, strength, scale, schedule)
+        return self.guide(own, null, strength, scale, schedule, sampling)
 
     @abstractmethod
     def guide(
-        self, logits: Tensor, null_logits: Tensor, strength: float, scale: int, schedule: ScaleSchedule
+        self,
+        logits: Tensor,
+        null_logits: Tensor,
+        strength: float,
+        scale: int,
+        schedule: ScaleSchedule,
+        sampling: SamplingConfig,
     ) -> Tensor:
         """Classifier-free guidance as this family defines it, for the logits of one scale."""
 

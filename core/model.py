@@ -35,7 +35,7 @@ class Model(nn.Module):
     def __init__(
         self,
         family: str,
-        config: Settings,
+        config: FamilyConfig,
         tokenizer: Tokenizer,
         backbone: Backbone,
         schedule: ScaleSchedule,
@@ -46,7 +46,7 @@ class Model(nn.Module):
         self.tokenizer, self.backbone = tokenizer, backbone
 
     @property
-    def config(self) -> Settings:
+    def config(self) -> FamilyConfig:
         """The settings of the family, with the domains that were added since."""
         return self._config.model_copy(update={"tokenizer": self.tokenizer.config, "backbone": self.backbone.config})
 

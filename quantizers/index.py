@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces import Quantized, Quantizer
+from cyclevar.core.interfaces import CodebookQuantizer, Generators, Quantized
 from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise
 from cyclevar.quantizers.straight_through import straight_through
 
 Metric = Literal["euclidean", "cosine"]
 
 
-class IndexQuantizer(Quantizer):
+class IndexQuantizer(CodebookQuantizer):
     """A codebook of ``size`` vectors.
 
     ``metric="euclidean"`` compares raw vectors (VAR); ``"cosine"`` compares and emits unit vectors (FlexVAR), whatever
@@ -30,7 +30,10 @@ class IndexQuantizer(Quantizer):
 
     def vectors(self) -> Tensor:
         """The vectors that codes stand for, ``[size,C]``: unit length under the cosine metric."""
-        return F.normalize(self.codebook, dim=-1) if self.metric == "cosine" else self.codebook
+        return self.comparable(self.codebook)
+
+    def comparable(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
 
     def quantize(self, maps: Tensor) -> Quantized:
         if self.metric == "cosine":
@@ -63,9 +66,7 @@ class IndexQuantizer(Quantizer):
         codes = logits.argmax(-1)
         return Quantized(self.lookup(codes), codes)
 
-    def sample(
-        self, logits: Tensor, top_k: int = 0, top_p: float = 0.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, logits: Tensor, top_k: int = 0, top_p: float = 0.0, generator: Generators = None) -> Tensor:
         return draw(filter_logits(logits, top_k, top_p), generator)
 
     def nll(self, logits: Tensor, codes: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cyclevar.core.interfaces import Generators
+
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     """Logits ``[...,V]`` with the codes that sampling must not draw set to -inf.
@@ -23,12 +25,24 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     return logits
 
 
-def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One index a row from logits ``[...,V]``: int64 ``[...]``."""
-    rows = logits.float().softmax(-1).flatten(0, -2)
-    return torch.multinomial(rows, 1, generator=generator).view(logits.shape[:-1])
+def draw(logits: Tensor, generator: Generators = None) -> Tensor:
+    """One index a row from logits ``[B,...,V]``: int64 ``[B,...]``.
+
+    The largest logit after Gumbel noise, which is a draw from their softmax; so each picture's draw follows its own
+    logits and noise alone.
+    """
+    return (logits.float() + gumbel_noise(logits.float(), generator)).argmax(-1)
 
 
-def gumbel_noise(logits: Tensor) -> Tensor:
-    """Standard Gumbel noise in the shape of ``logits``, from the global random state."""
-    return -torch.log(torch.empty_like(logits).exponential_().clamp_min(1e-30))
+def gumbel_noise(logits: Tensor, generator: Generators = None) -> Tensor:
+    """Standard Gumbel noise in the shape of ``logits [B,...]``.
+
+    It is made where the generators are, so that those of the CPU give the same noise for every device.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        device = logits.device if generator is None else generator.device
+        waits = torch.empty(logits.shape, dtype=logits.dtype, device=device).exponential_(generator=generator)
+    else:
+        rows = [torch.empty(logits.shape[1:], dtype=logits.dtype, device=one.device) for one in generator]
+        waits = torch.stack([row.exponential_(generator=one) for row, one in zip(rows, generator, strict=True)])
+    return -torch.log(waits.to(logits.device).clamp_min(1e-30))

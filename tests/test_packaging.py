@@ -22,7 +22,7 @@ LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 
 FLOORS = (
     ("errors",),
-    ("schedule", "settings"),
+    ("hub", "schedule", "settings"),
     ("attention", "augment", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
     ("autoencoder", "blocks", "checkpoints", "features", "manager", "model", "pyramid", "shipped"),
     ("data", "generation", "translation"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cyclevar.core.attention import Visibility, plan_attention
 from cyclevar.core.blocks import AdaLNBlock
 from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.config import SamplingConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.interfaces import Backbone, Condition, Start, Targets
 from cyclevar.core.schedule import ScaleSchedule
@@ -156,7 +157,13 @@ class VarBackbone(Backbone):
             return logits
 
     def guide(
-        self, logits: Tensor, null_logits: Tensor, strength: float, scale: int, schedule: ScaleSchedule
+        self,
+        logits: Tensor,
+        null_logits: Tensor,
+        strength: float,
+        scale: int,
+        schedule: ScaleSchedule,
+        sampling: SamplingConfig,
     ) -> Tensor:
         """VAR's guidance grows linearly from nothing at the first scale to ``strength`` at the last."""
         t = strength * scale / max(len(schedule) - 1, 1)

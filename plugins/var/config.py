@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field, PositiveInt
 
-from cyclevar.core.config import FamilyConfig
+from cyclevar.core.config import FamilyConfig, SamplingConfig
+from cyclevar.core.hub import PublishedFile
 from cyclevar.core.settings import Settings
 
 
@@ -54,13 +55,29 @@ class VarConfig(FamilyConfig):
     def presets(cls) -> Mapping[str, VarConfig]:
         return PRESETS
 
+    @classmethod
+    def parameters(cls) -> Mapping[str, tuple[int, int]]:
+        return PARAMETERS
+
+    @classmethod
+    def published(cls) -> Sequence[PublishedFile]:
+        return PUBLISHED
+
+    def conditions(self) -> str:
+        names = (*self.backbone.class_names, *self.backbone.domains)
+        return ", ".join(names) if names else f"class 0 to {self.backbone.classes - 1}"
+
+
+SAMPLING = SamplingConfig(guidance=1.5, top_k=900, top_p=0.96)
+"""What the published figures were sampled with (VAR Sec. 5)."""
+
 
 def published(depth: int, *, schedule: str = "1-2-3-4-5-6-8-10-13-16", shared_adaln: bool = False) -> VarConfig:
     """The published size of ``depth`` blocks (VAR Table 5): width 64*depth, depth heads, drop path 0.1*depth/24."""
     backbone = VarBackboneConfig(
         depth=depth, width=64 * depth, heads=depth, shared_adaln=shared_adaln, drop_path=0.1 * depth / 24
     )
-    return VarConfig(backbone=backbone, schedule=schedule)
+    return VarConfig(backbone=backbone, schedule=schedule, sampling=SAMPLING)
 
 
 PRESETS: dict[str, VarConfig] = {
@@ -70,6 +87,7 @@ PRESETS: dict[str, VarConfig] = {
         ),
         backbone=VarBackboneConfig(depth=4, width=160, heads=5, classes=2, class_names=("noto", "fluent")),
         schedule="1-2-3-4-6-8-12-16",
+        sampling=SamplingConfig(guidance=2.0, top_k=600, top_p=0.95),
     ),
     "d16": published(16),
     "d20": published(20),
@@ -77,3 +95,22 @@ PRESETS: dict[str, VarConfig] = {
     "d30": published(30),
     "d36": published(36, schedule="1-2-3-4-6-9-13-18-24-32", shared_adaln=True),
 }
+
+PARAMETERS = {
+    "tiny": (1510368, 2322868),
+    "d16": (108948355, 310283520),
+    "d20": (108948355, 600917136),
+    "d24": (108948355, 1033399360),
+    "d30": (108948355, 2010020356),
+    "d36": (108948355, 2353893904),
+}
+"""Tokenizer and backbone of each preset."""
+
+_CARD = {"repository": "FoundationVision/var", "licence": "MIT"}
+PUBLISHED = (
+    PublishedFile("vae_ch160v4096z32.pth", "tokenizer", presets=("d16", "d20", "d24", "d30", "d36"), **_CARD),
+    *(
+        PublishedFile(f"var_{name}.pth", "backbone", presets=(name,), **_CARD)
+        for name in ("d16", "d20", "d24", "d30", "d36")
+    ),
+)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -98,3 +99,12 @@ class VarTokenizer(Tokenizer):
 
     def upsample(self, part: Tensor, size: tuple[int, int]) -> Tensor:
         return bicubic(part, size)
+
+    @torch.no_grad()
+    def start_quantizing(self) -> None:
+        """Phi starts as the identity."""
+        for phi in self.phi:
+            assert isinstance(phi, nn.Conv2d)
+            assert phi.bias is not None
+            nn.init.dirac_(phi.weight)
+            nn.init.zeros_(phi.bias)

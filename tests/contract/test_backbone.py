@@ -147,7 +147,7 @@ def test_a_doubled_batch_is_two_batches(model: Model, features: list[Tensor | No
 def test_guided_steps(model: Model, features: list[Tensor | None], condition: Condition) -> None:
     cache = KeyValueCache(model.backbone.depth, model.schedule)
     for scale, feature in enumerate(features):
-        logits = model.backbone.guided(feature, condition, model.schedule, scale, cache, 2.0)
+        logits = model.backbone.guided(feature, condition, model.schedule, scale, cache, 2.0, model.config.sampling)
         assert logits.shape == (2, model.schedule.lengths[scale], model.backbone.logit_dim)
         assert bool(logits.isfinite().all())
 

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.generation import Generation, generate
+from cyclevar.core.interfaces import ScaleState
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import compose, teacher_inputs, tokenize
 
@@ -17,7 +18,7 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 def sample(model: Model, seed: int = 0, targets: tuple[int, ...] = (0, 1), **settings: object) -> Generation:
     condition = model.backbone.condition(targets)
-    return generate(model, condition, generator=torch.Generator().manual_seed(seed), **settings)  # type: ignore[arg-type]
+    return generate(model, condition, seed=seed, **settings)  # type: ignore[arg-type]
 
 
 def equal(one: Generation, other: Generation) -> bool:
@@ -35,7 +36,7 @@ def test_shapes(model: Model) -> None:
     assert not out.image.requires_grad
 
 
-def test_the_generator_decides(model: Model) -> None:
+def test_the_seed_decides(model: Model) -> None:
     assert equal(sample(model, 0), sample(model, 0))
     assert not equal(sample(model, 0), sample(model, 1))
     state = torch.get_rng_state()
@@ -78,7 +79,7 @@ def test_one_number_a_scale(model: Model) -> None:
     assert torch.equal(out.logits, spelled.logits)
     first = sample(model, top_k=[1, 0, 0, 0]).codes[0]
     assert torch.equal(first, sample(model, top_k=1).codes[0])
-    with pytest.raises(ConfigError, match="3 values are given; expected one, or 4: one a scale"):
+    with pytest.raises(ConfigError, match="temperature has 3 values; expected one, or 4: one a scale of 1-2-3-4"):
         sample(model, temperature=[1.0] * 3)
 
 
@@ -95,7 +96,7 @@ def test_pictures_of_a_batch_do_not_mix(model: Model) -> None:
 @torch.no_grad()
 def test_given_all_codes_it_is_teacher_forcing(model: Model, images: Tensor) -> None:
     pyramid = tokenize(model.tokenizer, model.tokenizer.encode(images), model.schedule)
-    out = sample(model, edit=lambda scale, codes: pyramid.codes[scale])
+    out = sample(model, edit=lambda state, codes: pyramid.codes[state.scale])
     assert_close(out.image, model.tokenizer.decode(pyramid.latent), **CLOSE)
     inputs = teacher_inputs(model.tokenizer, pyramid.maps, model.schedule)
     logits = model.backbone(inputs, model.backbone.condition([0, 1]), model.schedule)
@@ -106,10 +107,10 @@ def test_given_all_codes_it_is_teacher_forcing(model: Model, images: Tensor) -> 
 def test_editing_inside_a_mask(model: Model, images: Tensor) -> None:
     pyramid = tokenize(model.tokenizer, model.tokenizer.encode(images), model.schedule)
 
-    def edit(scale: int, codes: Tensor) -> Tensor:
+    def edit(state: ScaleState, codes: Tensor) -> Tensor:
         inside = torch.zeros_like(codes, dtype=torch.bool)
         inside[..., : codes.shape[-1] // 2] = True
-        return torch.where(inside, codes, pyramid.codes[scale])
+        return torch.where(inside, codes, pyramid.codes[state.scale])
 
     out = sample(model, edit=edit)
     for codes, known in zip(out.codes, pyramid.codes, strict=True):

@@ -50,11 +50,14 @@ def test_another_schedule_is_refused(model: Model) -> None:
 
 def test_guidance_rises_linearly_from_nothing(model: Model) -> None:
     logits, null = torch.randn(2, 1, 24), torch.randn(2, 1, 24)
-    guide = model.backbone.guide
-    assert_close(guide(logits, null, 3.0, 0, model.schedule), logits)
-    assert_close(guide(logits, null, 3.0, 1, model.schedule), 2.5 * logits - 1.5 * null)
-    assert_close(guide(logits, null, 3.0, 2, model.schedule), 4 * logits - 3 * null)
-    assert_close(guide(logits, null, 3.0, 0, ScaleSchedule.square(4)), logits)
+
+    def guide(scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        return model.backbone.guide(logits, null, 3.0, scale, schedule, model.config.sampling)
+
+    assert_close(guide(0, model.schedule), logits)
+    assert_close(guide(1, model.schedule), 2.5 * logits - 1.5 * null)
+    assert_close(guide(2, model.schedule), 4 * logits - 3 * null)
+    assert_close(guide(0, ScaleSchedule.square(4)), logits)
 
 
 @pytest.mark.parametrize("shared", [False, True])
