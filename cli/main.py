@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "cyclevar.cli.evaluate:command",
     "train": "cyclevar.cli.train:command",
     "pretrain": "cyclevar.cli.pretrain:command",
+    "models": "cyclevar.cli.models:command",
     "plugins": "cyclevar.cli.plugins:command",
 }
 """Name -> "module:attribute" in the order of the help; the attribute is a function, or a typer app with commands."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -38,6 +38,14 @@ class SamplingConfig(Settings):
         return 0.0
 
 
+class Measures(NamedTuple):
+    """Parameters of tokenizer and backbone, and the side in pixels of a cell of the finest map."""
+
+    tokenizer: int
+    backbone: int
+    stride: int
+
+
 class FamilyConfig(Settings):
     """Base of a family's settings, which have the sections ``tokenizer`` and ``backbone`` too."""
 
@@ -51,8 +59,8 @@ class FamilyConfig(Settings):
         return {}
 
     @classmethod
-    def parameters(cls) -> Mapping[str, tuple[int, int]]:
-        """Parameters of tokenizer and backbone by preset, written down so that listing them builds nothing."""
+    def measures(cls) -> Mapping[str, Measures]:
+        """How large the presets are, written down so that listing them builds nothing; what lacks is measured."""
         return {}
 
     @classmethod
@@ -89,7 +97,8 @@ class TranslationConfig(Settings):
     serial: Literal["native", "literal"] = "native"
     """``native`` accumulates as the tokenizer does; ``literal`` blends at each scale's own size (Algorithm 1)."""
     start: Literal["replace", "add", "keep"] = "replace"
-    """How F_1 meets the start token in parallel mode: instead of it, added to it, or not at all."""
+    """How F_1 meets the start token in parallel mode: instead of it, added to it, or not at all. Serial translation
+    always begins with the start token alone."""
     fusion: float = Field(0.5, gt=0, le=1)
     """The weight ``a`` of the predicted latent against the source's (Eq. 9)."""
     temperature: float = Field(2.0, gt=0)
@@ -100,6 +109,12 @@ class TranslationConfig(Settings):
     """``last``: the finest scale does not see the coarser ones (Table 4)."""
     output: Literal["multi", "last"] = "multi"
     """``last``: only the finest predicted map counts (Table 4)."""
+
+    @model_validator(mode="after")
+    def _applies(self) -> Self:
+        if self.mode == "serial" and self.serial == "literal" and self.output == "last":
+            raise ValueError("output multi: Algorithm 1 as printed adds up what every scale predicts")
+        return self
 
 
 class LoopConfig(Settings):

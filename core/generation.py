@@ -48,10 +48,10 @@ def generate(
 ) -> Generation:
     """Draw one picture a row of ``condition``, coarse to fine.
 
-    ``schedule``: another one than the model's, where the family can. ``samples`` numbers the pictures (0, 1, ... if not
-    given): the noise of picture ``samples[b]`` follows from that number, ``seed`` and the scale alone, so that a picture
-    does not change with its neighbours. ``edit`` may put known codes in the place of drawn ones. ``settings`` change the
-    model's own `SamplingConfig`: ``guidance``, ``temperature``, ``top_k`` (1 is greedy), ``top_p``, the family's others.
+    ``schedule``: another one than the model's, where the family can. ``samples`` numbers the pictures (0, 1, ... if
+    not given): the noise of picture ``samples[b]`` follows from that number, ``seed`` and the scale alone, so that a
+    picture does not change with its neighbours. ``edit`` may put known codes in the place of drawn ones. ``settings``
+    change the model's `SamplingConfig`: ``guidance``, ``temperature``, ``top_k`` (1 is greedy), ``top_p`` and others.
 
     With guidance at any scale the batch runs doubled.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +19,20 @@ from cyclevar.core.errors import CheckpointError
 FOLDERS = "CYCLEVAR_MODELS"
 """The environment variable that names folders with weights, separated as in PATH."""
 
-Part = Literal["tokenizer", "backbone"]
-
 
 @dataclass(frozen=True)
 class PublishedFile:
     """A file, or with a ``/`` at the end of its name a folder, in a repository of the Hugging Face hub.
 
-    ``presets`` are those that it belongs to. ``sha256`` is given only where it was seen on the published file itself;
+    ``part`` is ``tokenizer`` or ``backbone`` of the ``presets`` that it belongs to. ``sha256`` is given only where it was
+    seen on the published file itself;
     ``revision`` pins the commit.
     """
 
     name: str
-    part: Part
-    repository: str
+    part: str
     presets: tuple[str, ...]
+    repository: str
     licence: str
     revision: str = "main"
     sha256: str | None = None
@@ -74,68 +74,81 @@ def hub_cache() -> Path:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that `fetch` made available. ``sha256``: of a single file that was read to the end; else None.
+    """A file that `fetch` made available; ``downloaded``: now, or it lay on this disk already.
 
-    ``verified``: what that was compared with: ``pinned`` (known to cyclevar), ``hub`` (as the hub announced it), or
-    ``""``: nothing.
+    ``verified``: its hash was compared with one that is ``pinned`` (known to cyclevar), with the one that the ``hub``
+    announced when it was downloaded, or with ``""``: none.
     """
 
     file: PublishedFile
     path: Path
     downloaded: bool
-    sha256: str | None
     verified: Literal["pinned", "hub", ""]
 
 
 def fetch(
-    file: PublishedFile, folder: Path | None = None, *, report: Callable[[str], None] = lambda _: None
+    file: PublishedFile, folder: Path | None = None, *, report: Callable[[str], None] = lambda line: None
 ) -> Fetched:
     """Make a published file available: as it lies on this disk, else downloaded to ``folder`` or the hub's cache.
 
-    A downloaded file is held to the pinned hash, or where none is known to the one that the hub announces; one that lay
-    there is held to a pinned hash only. ``report`` is told what is being done.
+    Its SHA-256 is compared with the pinned one; where none is known, that of a download with the hub's own. ``report``
+    is told what takes long.
 
-    Raises `CheckpointError` where it cannot be had: offline (``HF_HUB_OFFLINE=1``), no such file, a wrong hash.
+    Raises `CheckpointError` where it cannot be had: offline (``HF_HUB_OFFLINE=1``), no such file, another hash.
     """
-    found = locate(file) if folder is None else None
-    if found is not None:
-        if file.sha256 is None:
-            return Fetched(file, found.path, False, None, "")
-        return Fetched(file, found.path, False, _checked(found.path, file.sha256), "pinned")
-    report(f"fetching {file.name} from {file.repository}")
-    path, announced = _download(file, folder)
-    expected = file.sha256 or announced
-    if expected is None:
-        return Fetched(file, path, True, None, "")
-    return Fetched(file, path, True, _checked(path, expected), "pinned" if file.sha256 else "hub")
+    found = None if folder else locate(file)
+    path = found.path if found else _download(file, folder, report)
+    if file.sha256 is not None:
+        report(f"checking {path}")
+        _check(path, file.sha256)
+        return Fetched(file, path, found is None, "pinned")
+    if found:
+        return Fetched(file, path, False, "")
+    report(f"checking {path}")
+    parts = [part for part in sorted(path.rglob("*")) if part.is_file()] if path.is_dir() else [path]
+    announced = {part: _announced(part, folder) for part in parts}
+    for part, sha256 in announced.items():
+        if sha256:
+            _check(part, sha256)
+    return Fetched(file, path, True, "hub" if any(announced.values()) else "")
 
 
-def _download(file: PublishedFile, folder: Path | None) -> tuple[Path, str | None]:
-    """The downloaded file and the hash that the hub announces for it (of a folder: None)."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from requests import RequestException
+def _download(file: PublishedFile, folder: Path | None, report: Callable[[str], None]) -> Path:
+    """The file or folder, downloaded from the hub."""
+    from huggingface_hub import hf_hub_download, snapshot_download
 
+    report(f"fetching {file.name} from huggingface.co/{file.repository}")
     try:
         if file.name.endswith("/"):
-            pattern = f"{file.name}*"
-            root = snapshot_download(file.repository, revision=file.revision, allow_patterns=pattern, local_dir=folder)
-            return Path(root) / file.name, None
-        etag = get_hf_file_metadata(hf_hub_url(file.repository, file.name, revision=file.revision)).etag
-        path = hf_hub_download(file.repository, file.name, revision=file.revision, local_dir=folder)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise CheckpointError("") from error
-    return Path(path), etag if etag and len(etag) == 64 else None
+            root = snapshot_download(
+                file.repository, revision=file.revision, allow_patterns=f"{file.name}*", local_dir=folder
+            )
+            return Path(root) / file.name
+        return Path(hf_hub_download(file.repository, file.name, revision=file.revision, local_dir=folder))
+    except OSError as error:  # of the hub's client: offline, no connection, no such file; or a full disk
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise CheckpointError(
+            f"{file.name} could not be fetched from {file.repository} ({reason})",
+            hint=f"check the connection and HF_HUB_OFFLINE, or put the file into a folder that {FOLDERS} names",
+        ) from error
 
 
-def _checked(path: Path, expected: str) -> str:
-    """The file's SHA-256, which is ``expected``."""
+def _announced(path: Path, folder: Path | None) -> str | None:
+    """The SHA-256 that the hub announced for a downloaded file, as its client keeps it; None for a small file."""
+    if folder is None:
+        tag = path.resolve().name  # the cache names large files by their hash
+    else:
+        note = folder / ".cache/huggingface/download" / f"{path.relative_to(folder)}.metadata"
+        tag = note.read_text().split()[1] if note.is_file() else ""
+    return tag if re.fullmatch("[0-9a-f]{64}", tag) else None
+
+
+def _check(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise CheckpointError(
-            f"{path} is not the published file: its SHA-256 is {found[:16]}...",
-            expected=f"{expected[:16]}...",
+            f"{path} is not the published file: its SHA-256 begins with {found[:16]}",
+            expected=expected[:16],
             hint="delete it and fetch it again",
         )
-    return found

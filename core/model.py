@@ -17,6 +17,7 @@ from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.interfaces import Backbone, Tokenizer
 from cyclevar.core.manager import get_manager
 from cyclevar.core.names import NameTable, check_keys
+from cyclevar.core.published import find_weights
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings, validate
 
@@ -68,6 +69,8 @@ class Model(nn.Module):
     ) -> Model:
         """Load published weights: files (``.pth``, ``.safetensors``) or state dicts in the published names.
 
+        A file that is on this disk may be given as it is called on the hub, such as ``var_d16.pth``.
+
         Raises `CheckpointError` naming the keys that are missing, unknown or of another shape.
         """
         for part, source in (("tokenizer", tokenizer), ("backbone", backbone)):
@@ -77,7 +80,8 @@ class Model(nn.Module):
             if isinstance(source, Mapping):
                 state, what = source, f"the given {part} state dict"
             else:
-                state, what = load_published(Path(source), table.wrappers), str(source)
+                path = find_weights(source)
+                state, what = load_published(path, table.wrappers), str(path)
             self._fill(part, table.to_ours(state, module.state_dict(), what=what))
         return self
 

@@ -5,12 +5,13 @@
     translators/NAME/                      finished translators, in the form that Translator.save writes
     plugins/FAMILY/weights/PRESET.safetensors    weights that a training starts from
 
-Finding a translator imports no torch, so that a mistyped name is answered at once.
+Finding imports no torch, so that a mistyped name is answered at once.
 """
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import importlib.util
 from pathlib import Path
 
 from cyclevar.core.errors import CheckpointError, UnknownNameError
@@ -78,9 +79,12 @@ def _checked(folder: Path) -> Path:
 
 
 def shipped_weights(family: str, preset: str) -> Path | None:
-    """The weights file that a family's package brings for a preset, if it does."""
-    factory = get_manager().registry.get("backbone", family).load()
-    package = importlib.import_module(factory.__module__)
-    assert package.__file__ is not None
-    path = Path(package.__file__).parent / "weights" / f"{preset}.safetensors"
-    return path if path.is_file() else None
+    """The weights file that a family's package brings for a preset, if it does; the family is not imported."""
+    factory = get_manager().registry.get("backbone", family).factory
+    module = factory.partition(":")[0] if isinstance(factory, str) else factory.__module__
+    with contextlib.suppress(ModuleNotFoundError):  # which building the model reports
+        found = importlib.util.find_spec(module)
+        if found is not None and found.origin is not None:
+            path = Path(found.origin).parent / "weights" / f"{preset}.safetensors"
+            return path if path.is_file() else None
+    return None

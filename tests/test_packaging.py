@@ -24,7 +24,7 @@ FLOORS = (
     ("errors",),
     ("hub", "schedule", "settings"),
     ("attention", "augment", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
-    ("autoencoder", "blocks", "checkpoints", "features", "manager", "model", "pyramid", "shipped"),
+    ("autoencoder", "blocks", "checkpoints", "features", "manager", "model", "models", "published", "pyramid", "shipped"),
     ("data", "generation", "translation"),
     ("picture_files", "translator"),
     ("bench", "evaluation", "training"),

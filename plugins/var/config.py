@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field, PositiveInt
 
-from cyclevar.core.config import FamilyConfig, SamplingConfig
+from cyclevar.core.config import FamilyConfig, Measures, SamplingConfig
 from cyclevar.core.hub import PublishedFile
 from cyclevar.core.settings import Settings
 
@@ -56,8 +56,8 @@ class VarConfig(FamilyConfig):
         return PRESETS
 
     @classmethod
-    def parameters(cls) -> Mapping[str, tuple[int, int]]:
-        return PARAMETERS
+    def measures(cls) -> Mapping[str, Measures]:
+        return MEASURES
 
     @classmethod
     def published(cls) -> Sequence[PublishedFile]:
@@ -96,21 +96,23 @@ PRESETS: dict[str, VarConfig] = {
     "d36": published(36, schedule="1-2-3-4-6-9-13-18-24-32", shared_adaln=True),
 }
 
-PARAMETERS = {
-    "tiny": (1510368, 2322868),
-    "d16": (108948355, 310283520),
-    "d20": (108948355, 600917136),
-    "d24": (108948355, 1033399360),
-    "d30": (108948355, 2010020356),
-    "d36": (108948355, 2353893904),
+MEASURES = {
+    "tiny": Measures(1_510_368, 2_322_868, 4),
+    "d16": Measures(108_948_355, 310_283_520, 16),
+    "d20": Measures(108_948_355, 600_917_136, 16),
+    "d24": Measures(108_948_355, 1_033_399_360, 16),
+    "d30": Measures(108_948_355, 2_010_020_356, 16),
+    "d36": Measures(108_948_355, 2_353_893_904, 16),
 }
-"""Tokenizer and backbone of each preset."""
 
-_CARD = {"repository": "FoundationVision/var", "licence": "MIT"}
-PUBLISHED = (
-    PublishedFile("vae_ch160v4096z32.pth", "tokenizer", presets=("d16", "d20", "d24", "d30", "d36"), **_CARD),
-    *(
-        PublishedFile(f"var_{name}.pth", "backbone", presets=(name,), **_CARD)
-        for name in ("d16", "d20", "d24", "d30", "d36")
-    ),
+PUBLISHED = tuple(
+    PublishedFile(name, part, presets, repository="FoundationVision/var", licence="MIT")
+    for name, part, presets in (
+        ("vae_ch160v4096z32.pth", "tokenizer", ("d16", "d20", "d24", "d30", "d36")),
+        ("var_d16.pth", "backbone", ("d16",)),
+        ("var_d20.pth", "backbone", ("d20",)),
+        ("var_d24.pth", "backbone", ("d24",)),
+        ("var_d30.pth", "backbone", ("d30",)),
+        ("var_d36.pth", "backbone", ("d36",)),
+    )
 )

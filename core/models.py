@@ -1,0 +1,148 @@
+"""Every family and preset: how large it is, what it can be told, where its weights are; and opening one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cyclevar.core.config import FamilyConfig, Measures
+from cyclevar.core.errors import ConfigError, UnknownNameError
+from cyclevar.core.hub import Found, PublishedFile, locate
+from cyclevar.core.manager import get_manager
+from cyclevar.core.published import family_config, is_published, published_files, require
+from cyclevar.core.shipped import WEIGHTS, shipped_weights
+
+if TYPE_CHECKING:
+    from cyclevar.core.model import Model
+
+DEFAULT_FAMILY, DEFAULT_PRESET = "var", "tiny"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A preset. ``size``: height and width of its pictures; ``files``: what was published for it, and where it lies."""
+
+    family: str
+    preset: str
+    measures: Measures
+    size: tuple[int, int]
+    schedule: str
+    conditions: str
+    shipped: Path | None
+    files: Mapping[PublishedFile, Found | None]
+
+    @property
+    def name(self) -> str:
+        """What `open_model` knows it by."""
+        return f"{self.family}/{self.preset}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether weights of both parts are on this disk."""
+        return self.shipped is not None or (bool(self.files) and None not in self.files.values())
+
+
+def list_models() -> list[Listed]:
+    """All presets of all families. Builds nothing and imports no torch where a family tells its `measures`."""
+    return [
+        _listed(family, preset, config)
+        for family in get_manager().registry.names("backbone")
+        for preset, config in family_config(family).presets().items()
+    ]
+
+
+def _listed(family: str, preset: str, config: FamilyConfig) -> Listed:
+    measures = config.measures().get(preset) or measure(family, preset)
+    height, width = config.parse_schedule(config.schedule).full
+    return Listed(
+        family,
+        preset,
+        measures,
+        (height * measures.stride, width * measures.stride),
+        config.schedule,
+        config.conditions(),
+        shipped_weights(family, preset),
+        {file: locate(file) for file in config.published() if preset in file.presets},
+    )
+
+
+def measure(family: str, preset: str) -> Measures:
+    """How large a preset is, found by building it without memory."""
+    from cyclevar.core.model import build
+
+    model = build(family, preset, initialize=False)
+    tokenizer, backbone = (
+        sum(parameter.numel() for parameter in part.parameters()) for part in (model.tokenizer, model.backbone)
+    )
+    return Measures(tokenizer, backbone, model.tokenizer.stride)
+
+
+def open_model(
+    family: str | None = None,
+    preset: str | None = None,
+    *,
+    weights: str | Path | None = None,
+    tokenizer_weights: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Model:
+    """A model with trained weights; ``var``, ``tiny`` where nothing is said.
+
+    ``weights``: a model file of cyclevar or the run that made it, which bring their own settings; a preset whose
+    published files are on this disk (``var/d16``); or beside ``tokenizer_weights`` the published transformer of
+    ``family`` and ``preset``, as that is the published tokenizer. None: what ships with the preset, or its published
+    files. ``changes`` to the preset, by section, go with published files alone.
+
+    Raises `CheckpointError` for files that are missing or do not fit, `ConfigError` for choices that contradict.
+    """
+    from cyclevar.core.model import build, load_model
+
+    if tokenizer_weights is None:
+        wanted = family or DEFAULT_FAMILY, preset or DEFAULT_PRESET
+        source = weights or shipped_weights(*wanted) or "/".join(wanted)
+        path = Path(source) / WEIGHTS if Path(source).is_dir() else Path(source)
+        if path.exists() or not is_published(str(source)):
+            if weights is None and not path.exists():
+                _no_weights(*wanted)
+            _refuse_changes(changes, path)
+            model = load_model(path)
+            if family not in (None, model.family):
+                raise ConfigError(f"{path} belongs to the backbone {model.family}", expected=family)
+            return model
+        tokenizer_weights, weights = (_published_part(str(source), part) for part in ("tokenizer", "backbone"))
+        family, _, preset = str(source).partition("/")
+    elif weights is None:
+        raise ConfigError(
+            f"{tokenizer_weights} is a tokenizer alone", expected="the weights of a transformer beside it"
+        )
+    model = build(family or DEFAULT_FAMILY, preset or DEFAULT_PRESET, initialize=False, **(changes or {}))
+    return model.load_official(tokenizer_weights, weights)
+
+
+def _published_part(name: str, part: str) -> Path:
+    """Where the published file with one part of the preset ``name`` lies."""
+    files = published_files(name)
+    found = [file for file in files if file.part == part]
+    if not found:
+        raise ConfigError(f"{name} is a {files[0].part} alone", expected="a preset, or the other part's weights too")
+    return require(found[0], name)
+
+
+def _refuse_changes(changes: Mapping[str, Any] | None, path: Path) -> None:
+    if changes:
+        raise ConfigError(
+            f"changes to the settings ({', '.join(changes)}) are given beside {path}, which brings its own",
+            hint="leave out one of the two",
+        )
+
+
+def _no_weights(family: str, preset: str) -> NoReturn:
+    presets = family_config(family).presets()
+    if preset not in presets:
+        raise UnknownNameError(f"preset of {family}", preset, presets)
+    raise ConfigError(
+        f"no weights ship with {family} {preset}, and none were published for it",
+        expected="weights of your own",
+        hint="`cyclevar pretrain` makes them from your own pictures",
+    )
