@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,12 +20,17 @@ class NameTable:
     ``names``: our name -> published name, shapes equal; or several published names, whose tensors of equal shape ours
     joins along its first axis. ``derived``: published name -> a function that computes a buffer which the published
     files carry and we do not keep; it is written on export and ignored on import. ``wrappers``: key paths under which
-    published files nest the state dict.
+    published files nest the state dict. ``aliases``: another spelling of a published name -> that name. ``stale``:
+    names that some files carry and nobody needs. ``fits``: published name -> a function that
+    brings its tensor to a shape.
     """
 
     names: Mapping[str, str | tuple[str, ...]]
     derived: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     wrappers: Sequence[Sequence[str]] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    stale: Collection[str] = ()
+    fits: Mapping[str, Callable[[Tensor, torch.Size], Tensor]] = field(default_factory=dict)
 
     def to_ours(self, published: State, expected: State, *, what: str) -> dict[str, Tensor]:
         """Published tensors under our names, each held to the shape of ``expected`` (our state dict).
@@ -33,8 +38,12 @@ class NameTable:
         Raises `CheckpointError` naming missing, unknown and misshapen keys.
         """
         shapes = {name: shape for ours in self.names for name, shape in self._parts(ours, expected[ours].shape)}
+        published = {self.aliases.get(name, name): tensor for name, tensor in published.items()}
+        for name, fit in self.fits.items():
+            if name in published:
+                published[name] = fit(published[name], shapes[name])
         missing = [name for name in shapes if name not in published]
-        unknown = [name for name in published if name not in shapes and name not in self.derived]
+        unknown = [name for name in published if name not in {*shapes, *self.derived, *self.stale}]
         wrong = [
             f"{name} has {list(published[name].shape)}, expected {list(shape)}"
             for name, shape in shapes.items()
@@ -77,6 +86,69 @@ def check_keys(what: str, missing: list[str], unknown: list[str], wrong: list[st
             f"{what} does not fit the model: {'; '.join(parts)}",
             hint="check that the preset (or the settings) and the file belong together",
         )
+
+
+def affine_names(ours: str, published: str) -> dict[str, str]:
+    """The names of a layer with weight and bias."""
+    return {f"{ours}.{part}": f"{published}.{part}" for part in ("weight", "bias")}
+
+
+def autoencoder_names(width: int, multipliers: Sequence[int], blocks: int, *, attention: bool) -> dict[str, str]:
+    """The names of `cyclevar.core.autoencoder.Encoder` and ``Decoder``, as latent diffusion's autoencoder has them."""
+    halves = (_convnet_names(half, width, multipliers, blocks, attention) for half in ("encoder", "decoder"))
+    return {ours: published for names in halves for ours, published in names}
+
+
+def _convnet_names(
+    half: str, width: int, multipliers: Sequence[int], blocks: int, attention: bool
+) -> Iterator[tuple[str, str]]:
+    encoder = half == "encoder"
+    channels = [width * m for m in multipliers]
+    last = len(channels) - 1
+    yield from affine_names(f"{half}.stem", f"{half}.conv_in").items()
+    yield from _residual_names(f"{half}.middle.0", f"{half}.mid.block_1", False)
+    if attention:
+        yield from _spatial_attention_names(f"{half}.middle.1", f"{half}.mid.attn_1")
+    yield from _residual_names(f"{half}.middle.2", f"{half}.mid.block_2", False)
+    for level, outputs in enumerate(channels):
+        inputs = (width, *channels)[level] if encoder else channels[min(level + 1, last)]
+        ours, published = f"{half}.levels.{level}", f"{half}.{'down' if encoder else 'up'}.{level}"
+        for i in range(blocks if encoder else blocks + 1):
+            yield from _residual_names(f"{ours}.residuals.{i}", f"{published}.block.{i}", i == 0 and inputs != outputs)
+            if attention and level == last:
+                yield from _spatial_attention_names(f"{ours}.attentions.{i}", f"{published}.attn.{i}")
+        if encoder and level < last:
+            yield from affine_names(f"{ours}.resample.conv", f"{published}.downsample.conv").items()
+        if not encoder and level > 0:
+            yield from affine_names(f"{ours}.resample.conv", f"{published}.upsample.conv").items()
+    yield from affine_names(f"{half}.norm", f"{half}.norm_out").items()
+    yield from affine_names(f"{half}.out", f"{half}.conv_out").items()
+
+
+def _residual_names(ours: str, published: str, shortcut: bool) -> Iterator[tuple[str, str]]:
+    for part in ("norm1", "conv1", "norm2", "conv2"):
+        yield from affine_names(f"{ours}.{part}", f"{published}.{part}").items()
+    if shortcut:
+        yield from affine_names(f"{ours}.shortcut", f"{published}.nin_shortcut").items()
+
+
+def _spatial_attention_names(ours: str, published: str) -> Iterator[tuple[str, str]]:
+    for mine, theirs in (("norm", "norm"), ("qkv", "qkv"), ("out", "proj_out")):
+        yield from affine_names(f"{ours}.{mine}", f"{published}.{theirs}").items()
+
+
+def block_names(ours: str, published: str, *, attention: str, qk_norm: bool) -> dict[str, str]:
+    """The names of an `AdaLNBlock`'s self-attention (published as ``attention``) and feed-forward."""
+    names = {
+        f"{ours}.attention.qkv.weight": f"{published}.{attention}.mat_qkv.weight",
+        f"{ours}.attention.query_bias": f"{published}.{attention}.q_bias",
+        f"{ours}.attention.value_bias": f"{published}.{attention}.v_bias",
+    }
+    if qk_norm:
+        names[f"{ours}.attention.log_scale"] = f"{published}.{attention}.scale_mul_1H11"
+    names |= affine_names(f"{ours}.attention.out", f"{published}.{attention}.proj")
+    names |= affine_names(f"{ours}.feed_forward.up", f"{published}.ffn.fc1")
+    return names | affine_names(f"{ours}.feed_forward.down", f"{published}.ffn.fc2")
 
 
 def strip_prefix(state: State, prefix: str) -> dict[str, Tensor]:

@@ -76,3 +76,21 @@ def test_the_published_buffers() -> None:
     bias = scale_causal_bias((1, 2))
     assert bias.shape == (1, 1, 3, 3)
     assert_close(bias[0, 0], torch.tensor([[0, -math.inf, -math.inf], [0, 0, 0], [0, 0, 0]]))
+
+
+def test_another_spelling_stale_names_and_tensors_to_be_fitted() -> None:
+    table = NameTable(
+        {"weight": "w.conv.weight", "rows": "r"},
+        aliases={"w.weight": "w.conv.weight"},
+        stale=("mask",),
+        fits={"r": lambda tensor, shape: tensor[: shape[0]]},
+    )
+    expected = {"weight": torch.zeros(2), "rows": torch.zeros(3, 4)}
+    rows = torch.randn(5, 4)
+    for name in ("w.weight", "w.conv.weight"):
+        found = table.to_ours({name: torch.ones(2), "r": rows, "mask": torch.ones(1)}, expected, what="it")
+        assert torch.equal(found["weight"], torch.ones(2))
+        assert torch.equal(found["rows"], rows[:3])
+    assert table.to_published(expected).keys() == {"w.conv.weight", "r"}
+    with pytest.raises(CheckpointError, match="missing keys: r; unknown keys: other"):
+        table.to_ours({"w.weight": torch.ones(2), "other": torch.ones(1)}, expected, what="it")
