@@ -35,6 +35,11 @@ def settings(**values: Any) -> TranslationConfig:
     return TranslationConfig.model_validate(values)
 
 
+def test_algorithm_1_has_no_reading_with_the_last_scale_alone() -> None:
+    with pytest.raises(ValueError, match="output multi"):
+        settings(mode="serial", serial="literal", output="last")
+
+
 @pytest.fixture
 def context(model: Model, images: Tensor) -> list[Tensor]:
     with torch.no_grad():
