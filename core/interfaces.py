@@ -221,6 +221,13 @@ class Tokenizer(nn.Module, ABC):
         """The schedule of one update; ``random`` is keyed to its step."""
         return self.default_schedule
 
+    def corrupt(self, codes: Tensor, scale: int, random: Random) -> Tensor:
+        """The codes of a scale as a backbone in pre-training is to see them in what it reads: here the right ones.
+
+        A family that samples with errors may put some into its lessons; ``random`` is keyed to the update.
+        """
+        return codes
+
     def unquantized(self, latent: Tensor) -> Tensor:
         """A continuous latent as `decode` reads it where there are no codes yet."""
         return latent

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from random import Random
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cyclevar.core.interfaces import Tokenizer
@@ -25,19 +28,32 @@ class Pyramid:
     latent: Tensor
 
 
+def resize(maps: Tensor, size: tuple[int, int], mode: Literal["area", "bicubic", "bilinear"]) -> Tensor:
+    """Maps ``[B,C,h,w]`` at another size (corners not aligned, no antialiasing); the identity at equal size."""
+    return maps if tuple(maps.shape[-2:]) == size else F.interpolate(maps, size=size, mode=mode)
+
+
 @torch.no_grad()
-def tokenize(tokenizer: Tokenizer, latent: Tensor, schedule: ScaleSchedule) -> Pyramid:
+def tokenize(
+    tokenizer: Tokenizer, latent: Tensor, schedule: ScaleSchedule, *, corrupt: Random | None = None
+) -> Pyramid:
     """Quantize a latent scale by scale (VAR Algorithm 1).
 
     Carries no gradient: the straight-through path of the whole quantizer is laid once, by `Tokenizer.context`.
+
+    With ``corrupt`` the maps are those of codes that `Tokenizer.corrupt` changed, and each scale's codes are the right
+    ones for what the corrupted coarser maps left over: lessons in self-correction.
     """
     state = tokenizer.begin(latent.shape[0], schedule)
     codes, maps = [], []
-    for _ in schedule.sizes:
+    for scale in range(len(schedule)):
         quantized = tokenizer.quantizer.quantize(tokenizer.target(latent, state))
         codes.append(quantized.codes)
-        maps.append(quantized.maps)
-        state = tokenizer.absorb(state, quantized.maps)
+        part = quantized.maps
+        if corrupt is not None:
+            part = tokenizer.quantizer.lookup(tokenizer.corrupt(quantized.codes, scale, corrupt)).movedim(-1, 1)
+        maps.append(part)
+        state = tokenizer.absorb(state, part)
     return Pyramid(tuple(codes), tuple(maps), tokenizer.latent(state))
 
 

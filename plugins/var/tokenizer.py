@@ -8,11 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.autoencoder import Decoder, Encoder
 from cyclevar.core.interfaces import ScaleState, Tokenizer
+from cyclevar.core.pyramid import resize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarTokenizerConfig
 from cyclevar.quantizers.index import IndexQuantizer
@@ -34,12 +34,12 @@ def phi_index(scales: int, count: int) -> tuple[int, ...]:
 
 def area(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize by averaging over cells; the identity at equal size."""
-    return maps if tuple(maps.shape[-2:]) == size else F.interpolate(maps, size=size, mode="area")
+    return resize(maps, size, "area")
 
 
 def bicubic(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize bicubically (corners not aligned, no antialiasing); the identity at equal size."""
-    return maps if tuple(maps.shape[-2:]) == size else F.interpolate(maps, size=size, mode="bicubic")
+    return resize(maps, size, "bicubic")
 
 
 class VarTokenizer(Tokenizer):
