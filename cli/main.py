@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": "cyclevar.cli.demo:command",
     "translate": "cyclevar.cli.translate:command",
     "evaluate": "cyclevar.cli.evaluate:command",
+    "generate": "cyclevar.cli.generate:command",
     "train": "cyclevar.cli.train:command",
     "pretrain": "cyclevar.cli.pretrain:command",
     "models": "cyclevar.cli.models:command",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,3 +103,53 @@ def _per_scale(sampling: SamplingConfig, name: str, schedule: ScaleSchedule) -> 
             f"{name} has {len(values)} values", expected=f"one, or {len(schedule)}: one a scale of {schedule}"
         )
     return values
+
+
+def generate_each(
+    model: Model,
+    targets: Sequence[int | str],
+    count: int = 1,
+    *,
+    batch_size: int = 8,
+    schedule: ScaleSchedule | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Draw ``count`` pictures of every target, a batch at a time.
+
+    Yields the target's position in ``targets``, the picture's number from 0 on, which keys its noise, and the picture
+    ``[3,H,W]`` in [-1,1]. So a picture depends on its target, its number and ``seed``, whatever else is drawn.
+    """
+    every = [(position, number) for position in range(len(targets)) for number in range(count)]
+    for some in (every[begin : begin + batch_size] for begin in range(0, len(every), batch_size)):
+        condition = model.backbone.condition([targets[position] for position, _ in some])
+        samples = [number for _, number in some]
+        drawn = generate(model, condition, schedule=schedule, seed=seed, samples=samples, **settings)
+        yield from ((*which, image) for which, image in zip(some, drawn.image, strict=True))
+
+
+def schedule_for(model: Model, size: tuple[int, int]) -> ScaleSchedule:
+    """The schedule for pictures of ``size`` (height, width) pixels.
+
+    Raises `ConfigError` naming the nearest size where the model cannot make this one.
+    """
+    stride = model.tokenizer.stride
+    height, width = (max(1, round(side / stride)) for side in size)
+    schedule = model.config.nearest_schedule((height, width))
+    nearest = tuple(side * stride for side in schedule.full)
+    if nearest != size:
+        raise ConfigError(
+            f"{model.family} cannot make a picture of {size[0]}x{size[1]} pixels (height x width) here",
+            expected=f"{nearest[0]}x{nearest[1]}, the nearest size that it can make",
+        )
+    return schedule
+
+
+def size_of_ratio(model: Model, ratio: float) -> tuple[int, int]:
+    """Height and width in pixels, whole cells, of a picture as large as the model's own and ``ratio`` times as wide as
+    high.
+    """
+    stride = model.tokenizer.stride
+    area = math.prod(model.schedule.full)
+    height, width = (max(1, round(side)) * stride for side in (math.sqrt(area / ratio), math.sqrt(area * ratio)))
+    return height, width

@@ -24,9 +24,8 @@ FOLDERS = "CYCLEVAR_MODELS"
 class PublishedFile:
     """A file, or with a ``/`` at the end of its name a folder, in a repository of the Hugging Face hub.
 
-    ``part`` is ``tokenizer`` or ``backbone`` of the ``presets`` that it belongs to. ``sha256`` is given only where it was
-    seen on the published file itself;
-    ``revision`` pins the commit.
+    ``part``: ``tokenizer`` or ``backbone`` of the ``presets`` that it belongs to. ``revision`` pins a commit.
+    ``sha256`` is given only where it was seen on the published file itself.
     """
 
     name: str

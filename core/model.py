@@ -170,8 +170,8 @@ def build(
     return model
 
 
-def load_model(path: str | Path) -> Model:
-    """A model that `Model.save` wrote."""
+def load_model(path: str | Path, **overrides: Any) -> Model:
+    """A model that `Model.save` wrote; ``overrides`` change its settings as in `build`."""
     state, metadata = load_tensors(Path(path))
     if "family" not in metadata or "config" not in metadata:
         raise CheckpointError(
@@ -179,6 +179,6 @@ def load_model(path: str | Path) -> Model:
             expected="a model file that cyclevar wrote",
             hint="published files are loaded with Model.load_official",
         )
-    model = build(metadata["family"], metadata["config"], initialize=False)
+    model = build(metadata["family"], metadata["config"], initialize=False, **overrides)
     model.load_state(state, what=str(path))
     return model

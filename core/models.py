@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from cyclevar.core.config import FamilyConfig, Measures
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.hub import Found, PublishedFile, locate
 from cyclevar.core.manager import get_manager
 from cyclevar.core.published import family_config, is_published, published_files, require
-from cyclevar.core.shipped import WEIGHTS, shipped_weights
+from cyclevar.core.shipped import WEIGHTS, shipped_translators, shipped_weights
 
 if TYPE_CHECKING:
     from cyclevar.core.model import Model
@@ -89,60 +89,61 @@ def open_model(
 ) -> Model:
     """A model with trained weights; ``var``, ``tiny`` where nothing is said.
 
-    ``weights``: a model file of cyclevar or the run that made it, which bring their own settings; a preset whose
-    published files are on this disk (``var/d16``); or beside ``tokenizer_weights`` the published transformer of
-    ``family`` and ``preset``, as that is the published tokenizer. None: what ships with the preset, or its published
-    files. ``changes`` to the preset, by section, go with published files alone.
+    ``weights``: a model file of cyclevar, the run that made it or a translator, which bring their own settings; a
+    preset whose published files are on this disk (``var/d16``); or beside ``tokenizer_weights`` the published
+    transformer of ``family`` and ``preset``, as that is the published tokenizer. None: what ships with the preset, or
+    its published files. ``changes`` to the preset, by section, go with published files alone.
 
     Raises `CheckpointError` for files that are missing or do not fit, `ConfigError` for choices that contradict.
     """
-    from cyclevar.core.model import build, load_model
+    from cyclevar.core.model import build
 
-    if tokenizer_weights is None:
-        wanted = family or DEFAULT_FAMILY, preset or DEFAULT_PRESET
-        source = weights or shipped_weights(*wanted) or "/".join(wanted)
-        path = Path(source) / WEIGHTS if Path(source).is_dir() else Path(source)
-        if path.exists() or not is_published(str(source)):
-            if weights is None and not path.exists():
-                _no_weights(*wanted)
-            _refuse_changes(changes, path)
-            model = load_model(path)
-            if family not in (None, model.family):
-                raise ConfigError(f"{path} belongs to the backbone {model.family}", expected=family)
-            return model
-        tokenizer_weights, weights = (_published_part(str(source), part) for part in ("tokenizer", "backbone"))
-        family, _, preset = str(source).partition("/")
+    wanted = family or DEFAULT_FAMILY, preset or DEFAULT_PRESET
+    if tokenizer_weights is None and weights is None:
+        presets = family_config(wanted[0]).presets()
+        if wanted[1] not in presets:
+            raise UnknownNameError(f"preset of {wanted[0]}", wanted[1], presets)
+        shipped = shipped_weights(*wanted)
+        if shipped:
+            return _load(shipped, family, changes, sampling=presets[wanted[1]].sampling.model_dump())
+        weights = "/".join(wanted)
+    elif tokenizer_weights is None and (Path(str(weights)).exists() or not is_published(str(weights))):
+        path = shipped_translators().get(str(weights), Path(str(weights)))
+        return _load(path / WEIGHTS if path.is_dir() else path, family, changes)
     elif weights is None:
-        raise ConfigError(
-            f"{tokenizer_weights} is a tokenizer alone", expected="the weights of a transformer beside it"
-        )
-    model = build(family or DEFAULT_FAMILY, preset or DEFAULT_PRESET, initialize=False, **(changes or {}))
-    return model.load_official(tokenizer_weights, weights)
+        raise ConfigError(f"{tokenizer_weights} is a tokenizer alone", expected="a transformer's weights beside it")
+    if tokenizer_weights is None:
+        name = str(weights)
+        tokenizer_weights, weights = (_published_part(name, part) for part in ("tokenizer", "backbone"))
+        wanted = (name.partition("/")[0], name.partition("/")[2])
+    return build(*wanted, initialize=False, **(changes or {})).load_official(tokenizer_weights, weights)
 
 
-def _published_part(name: str, part: str) -> Path:
-    """Where the published file with one part of the preset ``name`` lies."""
-    files = published_files(name)
-    found = [file for file in files if file.part == part]
-    if not found:
-        raise ConfigError(f"{name} is a {files[0].part} alone", expected="a preset, or the other part's weights too")
-    return require(found[0], name)
+def _load(path: Path, family: str | None, changes: Mapping[str, Any] | None, **sampling: Any) -> Model:
+    """A model file, which must not contradict what else is said."""
+    from cyclevar.core.model import load_model
 
-
-def _refuse_changes(changes: Mapping[str, Any] | None, path: Path) -> None:
     if changes:
         raise ConfigError(
             f"changes to the settings ({', '.join(changes)}) are given beside {path}, which brings its own",
             hint="leave out one of the two",
         )
+    model = load_model(path, **sampling)
+    if family not in (None, model.family):
+        raise ConfigError(f"{path} belongs to the backbone {model.family}", expected=str(family))
+    return model
 
 
-def _no_weights(family: str, preset: str) -> NoReturn:
-    presets = family_config(family).presets()
-    if preset not in presets:
-        raise UnknownNameError(f"preset of {family}", preset, presets)
-    raise ConfigError(
-        f"no weights ship with {family} {preset}, and none were published for it",
-        expected="weights of your own",
-        hint="`cyclevar pretrain` makes them from your own pictures",
-    )
+def _published_part(name: str, part: str) -> Path:
+    """Where the published file with one part of the preset ``name`` lies."""
+    if not is_published(name):
+        raise ConfigError(
+            f"no weights ship with {name}, and none were published for it",
+            expected="weights of your own",
+            hint="`cyclevar pretrain` makes them from your own pictures",
+        )
+    files = published_files(name)
+    found = [file for file in files if file.part == part]
+    if not found:
+        raise ConfigError(f"{name} is a {files[0].part} alone", expected="a preset, or the other part's weights too")
+    return require(found[0], name)

@@ -26,7 +26,7 @@ FLOORS = (
     ("attention", "augment", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
     ("autoencoder", "blocks", "checkpoints", "features", "manager", "model", "models", "published", "pyramid", "shipped"),
     ("data", "generation", "translation"),
-    ("picture_files", "translator"),
+    ("generated_files", "picture_files", "translator"),
     ("bench", "evaluation", "training"),
     ("demo",),
 )

@@ -1,0 +1,138 @@
+"""``cyclevar generate``: pictures from nothing but a class, a domain or a prompt."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cyclevar.cli._model import (
+    BackboneOption,
+    DeviceOption,
+    GuidanceOption,
+    ModelOption,
+    PresetOption,
+    SamplingOverrides,
+    SeedOption,
+    TemperatureOption,
+    TokenizerWeightsOption,
+    TopKOption,
+    TopPOption,
+    default_targets,
+    open_chosen,
+    sampling_settings,
+)
+from cyclevar.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cyclevar.core.model import Model
+    from cyclevar.core.schedule import ScaleSchedule
+
+
+def command(
+    model: ModelOption = None,
+    tokenizer_weights: TokenizerWeightsOption = None,
+    backbone: BackboneOption = None,
+    preset: PresetOption = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition",
+            metavar="TEXT",
+            help="A class id, a domain's name or a prompt; repeatable.  [default: every domain that has a name]",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", help="Pictures of each condition.")] = 8,
+    guidance: GuidanceOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            "--schedule", metavar="TEXT", help="Sizes of the scales, as 1-2-3-5-8, or a name that the family knows."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Of the pictures in pixels, where the family allows it.")
+    ] = None,
+    ratio: Annotated[
+        str | None,
+        typer.Option("--ratio", metavar="W:H", help="Of the sides, as 16:9, where the family allows it."),
+    ] = None,
+    seed: SeedOption = 0,
+    batch: Annotated[int, typer.Option("--batch", help="Pictures that are drawn together; changes none of them.")] = 8,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("generated"),
+    grid: Annotated[bool, typer.Option("--grid/--no-grid", help="Write all of them on one sheet too.")] = True,
+    overrides: SamplingOverrides = None,
+    show_settings: Annotated[
+        bool, typer.Option("--show-settings", help="Print how the model would sample, as YAML, and stop.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw new pictures; without options, emoji of both kinds by the tiny model that ships.
+
+    NUMBERS are one number, or one a scale, as in --temperature 1,1,0.9,0.8. What is not said is as the model has it.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from cyclevar.core.generated_files import generate_files
+    from cyclevar.core.generation import sampling_config
+
+    settings = sampling_settings(guidance, temperature, top_k, top_p, overrides)
+    opened = open_chosen(model, tokenizer_weights, backbone, preset, device)
+    sampling = sampling_config(opened, **settings)
+    if show_settings:
+        import yaml
+
+        typer.echo(yaml.safe_dump(sampling.model_dump(mode="json"), sort_keys=False), nl=False)
+        return
+    chosen = choose_schedule(opened, schedule, size, ratio)
+    targets = condition or default_targets(opened)
+    files = generate_files(
+        opened, targets, out, count=count, batch_size=batch, seed=seed, grid=grid, schedule=chosen, **settings
+    )
+    height, width = (side * opened.tokenizer.stride for side in chosen.full)
+    shown = ", ".join(f"{name} {value}" for name, value in sampling.model_dump(mode="json").items())
+    typer.echo(f"{opened.family}, {height}x{width} pixels, {len(chosen)} scales, {shown}, on {opened.device}")
+    console = Console(stderr=True)
+    total, begun = count * len(targets) + grid, time.monotonic()
+    quiet = not console.is_terminal
+    written = list(track(files, "drawing", total=total, console=console, transient=True, disable=quiet))
+    pictures = len(written) - grid
+    typer.echo(f"{pictures} pictures in {time.monotonic() - begun:.1f} s: {out}")
+    if grid:
+        typer.echo(f"all of them: {written[-1]}")
+
+
+def choose_schedule(model: Model, schedule: str | None, size: str | None, ratio: str | None) -> ScaleSchedule:
+    """The schedule that the options ask for; the model's own where they ask for none."""
+    from cyclevar.core.generation import schedule_for, size_of_ratio
+
+    given = [name for name, value in (("--schedule", schedule), ("--size", size), ("--ratio", ratio)) if value]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} are given", expected="one of them")
+    if schedule:
+        return model.config.parse_schedule(schedule)
+    if size:
+        height, width = pair("--size", size, "x")
+        return schedule_for(model, (round(height), round(width)))
+    if ratio:
+        width, height = pair("--ratio", ratio, ":")
+        return schedule_for(model, size_of_ratio(model, width / height))
+    return model.schedule
+
+
+def pair(option: str, text: str, between: str) -> tuple[float, float]:
+    """Two positive numbers of an option. Raises `ConfigError` for anything else."""
+    try:
+        first, second = (float(part) for part in text.lower().split(between))
+    except ValueError:
+        first = second = 0.0
+    if not (0 < first < 1e5 and 0 < second < 1e5):
+        example = {"x": "64x96 (height x width)", ":": "16:9 (width : height)"}[between]
+        raise ConfigError(f"{option} is {text!r}", expected=f"two numbers, such as {example}")
+    return first, second
