@@ -48,7 +48,7 @@ class Quantized(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a tokenizer in training decodes, ``latent [B,C,h,w]``, and the ``images [B,3,H,W]`` that it should become."""
+    """What a training tokenizer decodes, ``latent [B,C,h,w]``, and the ``images [B,3,H,W]`` that it should become."""
 
     latent: Tensor
     images: Tensor
@@ -250,7 +250,7 @@ class Tokenizer(nn.Module, ABC):
     def views(
         self, maps: Sequence[Tensor], schedule: ScaleSchedule, images: Tensor, latent: Tensor | None = None
     ) -> list[View]:
-        """What to decode of the quantized ``maps`` of ``images``, the full-size picture last; ``latent`` as in `context`."""
+        """What to decode of the quantized ``maps`` of ``images``, the full size last; ``latent`` as in `context`."""
         return [View(self.as_latent(self.context(maps, schedule, latent)[-1]), images)]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
+from random import Random
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,11 @@ from cyclevar.core.config import OptimizerConfig
 from cyclevar.core.data.batches import UnpairedBatches
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.manager import get_manager
+
+
+def step_random(seed: int, step: int) -> Random:
+    """The random choices of one update besides its batch: the same in a resumed run, whatever was drawn before."""
+    return Random(f"{seed}/{step}")
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:

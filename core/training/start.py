@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cyclevar.core.checkpoints import load_tensors
 from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
-from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
+from cyclevar.core.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.manager import get_manager
 from cyclevar.core.model import Model, build, load_model
+from cyclevar.core.names import strip_prefix
 from cyclevar.core.shipped import WEIGHTS, shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
 from cyclevar.core.training.device import make_accelerator
@@ -61,8 +63,18 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Displa
         perceptual = perceptual_distance(), perceptual_distance(input_size=finish_size, levels=6)
         facts["perceptual_distance"] = _identify(perceptual[0])
         part = model.tokenizer
+        if config.tokenizer.autoencoder_from is not None:
+            _copy_autoencoder(model, config, display)
+        trained = config.weights is not None and config.tokenizer.autoencoder_steps == 0
         task = TokenizerTask(
-            model.tokenizer, config.tokenizer, batches, validation, config.seed, perceptual, accelerator
+            model.tokenizer,
+            config.tokenizer,
+            batches,
+            validation,
+            config.seed,
+            perceptual,
+            accelerator,
+            fit=not trained,
         )
     else:
         facts["tokenizer"] = digest(model.tokenizer)
@@ -161,10 +173,45 @@ def _pretraining_model(config: PretrainConfig) -> Model:
     return build(config.backbone, config.preset, **config.model)
 
 
+AUTOENCODER = ("encoder.", "decoder.", "before_quantizer.", "after_quantizer.")
+"""What the names of an autoencoder's tensors begin with, in every family's tokenizer."""
+
+
+def _copy_autoencoder(model: Model, config: PretrainConfig, display: Display) -> None:
+    """Start encoder and decoder from those of another tokenizer, and tell which of their tensors fit."""
+    source = config.tokenizer.autoencoder_from
+    assert source is not None
+    path = _model_file(source)
+    if source in get_manager().registry.names("backbone"):
+        shipped = shipped_weights(source, config.preset)
+        if shipped is None:
+            raise ConfigError(f"no weights ship with {source} {config.preset}", expected="a model file or a run folder")
+        path = shipped
+    found = strip_prefix(load_tensors(path)[0], "tokenizer.")
+    own = {name: tensor for name, tensor in model.tokenizer.state_dict().items() if name.startswith(AUTOENCODER)}
+    fitting = {name: found[name] for name, tensor in own.items() if name in found and found[name].shape == tensor.shape}
+    if not fitting:
+        raise CheckpointError(
+            f"nothing in {path} fits the autoencoder of {config.backbone} {config.preset}",
+            expected="a model with a tokenizer of the same width, multipliers, residual_blocks and patch",
+        )
+    model.tokenizer.load_state_dict(fitting, strict=False)
+    left = [name for name in own if name not in fitting]
+    display.note(
+        f"{len(fitting)} of the {len(own)} tensors of the autoencoder come from {path}"
+        + (f"; new are {', '.join(left[:6])}{' and more' if len(left) > 6 else ''}" if left else "")
+    )
+
+
+def _model_file(weights: str | Path) -> Path:
+    """A model file, given itself or the run folder that holds it."""
+    path = Path(weights)
+    return path / WEIGHTS if path.is_dir() else path
+
+
 def _load(weights: str | Path, config: TrainConfig | PretrainConfig) -> Model:
     """A model file, or that of a run folder; it brings its own settings, which ``config`` must not contradict."""
-    path = Path(weights)
-    path = path / WEIGHTS if path.is_dir() else path
+    path = _model_file(weights)
     if config.model:
         raise ConfigError(
             f"the settings under model ({', '.join(config.model)}) are given beside {path}, which brings its own",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from cyclevar.core.config import TokenizerPretraining
 from cyclevar.core.data.batches import UnpairedBatches
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
-from cyclevar.core.interfaces import Tokenizer
+from cyclevar.core.interfaces import CodebookQuantizer, Tokenizer, View
 from cyclevar.core.pyramid import Pyramid, round_trip, tokenize
+from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.training.common import (
     Stream,
     build_discriminator,
@@ -23,6 +24,7 @@ from cyclevar.core.training.common import (
     make_optimizer,
     moving_average,
     set_learning_rate,
+    step_random,
 )
 from cyclevar.core.training.loop import Task
 from cyclevar.core.training.losses import discriminator_loss, scores
@@ -35,24 +37,23 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
     return 10 * torch.log10(4 / error.clamp_min(1e-10))
 
 
-def quantizer_loss(tokenizer: Tokenizer, latent: Tensor, pyramid: Pyramid, commitment: float) -> tuple[Tensor, Tensor]:
-    """Code book and commitment loss over all partial sums of the pyramid (VAR's tokenizer objective).
+def quantizer_loss(
+    tokenizer: Tokenizer, latent: Tensor, codes: Sequence[Tensor], schedule: ScaleSchedule, commitment: float
+) -> tuple[Tensor, Tensor]:
+    """Code book and commitment loss, averaged over scales; where there is no code book, commitment alone teaches.
 
-    Returns the loss and the relative squared error of the final latent.
+    Returns the loss and the relative squared error of the finest approximation.
     """
-    state = tokenizer.begin(latent.shape[0], tokenizer.default_schedule)
-    loss = latent.new_zeros(())
-    for codes in pyramid.codes:
-        state = tokenizer.absorb(state, tokenizer.quantizer.lookup(codes).permute(0, 3, 1, 2))
-        partial = tokenizer.latent(state)
-        loss = loss + F.mse_loss(partial, latent.detach()) + commitment * F.mse_loss(partial.detach(), latent)
-    error = (tokenizer.latent(state) - latent).detach().square().mean() / latent.detach().square().mean()
-    return loss / len(pyramid.codes), error
+    loss, error = latent.new_zeros(()), latent.new_zeros(())
+    for made, wanted in tokenizer.approximations(latent, codes, schedule):
+        loss = loss + F.mse_loss(made, wanted.detach()) + commitment * F.mse_loss(made.detach(), wanted)
+        error = (made - wanted).detach().square().mean() / wanted.detach().square().mean()
+    return loss / len(codes), error
 
 
 @torch.no_grad()
 def collect_targets(tokenizer: Tokenizer, latents: Tensor) -> list[Tensor]:
-    """The vectors that each scale has to quantize, ``[n,C]`` a scale."""
+    """The vectors that each scale of the default schedule has to quantize, ``[n,C]`` a scale."""
     state = tokenizer.begin(latents.shape[0], tokenizer.default_schedule)
     targets = []
     for _ in tokenizer.default_schedule.sizes:
@@ -63,27 +64,35 @@ def collect_targets(tokenizer: Tokenizer, latents: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def fit_codebook(tokenizer: Tokenizer, latents: Tensor, iterations: int, generator: torch.Generator) -> None:
-    """Residual k-means: Lloyd steps over the vectors of all scales, gathered anew each time since they are residuals.
+def fit_codebook(
+    tokenizer: Tokenizer,
+    quantizer: CodebookQuantizer,
+    latents: Tensor,
+    iterations: int,
+    generator: torch.Generator,
+) -> None:
+    """K-means: Lloyd steps over the vectors of all scales, gathered anew each time since they may be residuals.
 
     Every scale has an equal say, however few its vectors. Empty clusters restart from random vectors.
     """
-    codebook = tokenizer.quantizer.get_parameter("codebook")
-    size = codebook.shape[0]
+    codebook = quantizer.codebook
+    size = len(codebook)
     for iteration in range(iterations):
         targets = collect_targets(tokenizer, latents) if iteration else [latents.permute(0, 2, 3, 1).flatten(0, 2)]
-        vectors, weights = torch.cat(targets), torch.cat([t.new_full((len(t),), len(t) ** -0.5) for t in targets])
+        weights = torch.cat([t.new_full((len(t),), len(t) ** -0.5) for t in targets])
+        vectors = quantizer.comparable(torch.cat(targets))
+        fresh = vectors[torch.randint(len(vectors), (size,), generator=generator)]
         if iteration == 0:
             shrink = torch.logspace(0, -1.5, size, device=codebook.device)[:, None]
-            codebook.copy_(vectors[torch.randint(len(vectors), (size,), generator=generator)] * shrink)
+            codebook.copy_(quantizer.comparable(fresh * shrink))
             continue
         nearest = torch.cat(
-            [(codebook.square().sum(1) - 2 * part @ codebook.T).argmin(1) for part in vectors.split(16384)]
+            [quantizer.quantize(part.T[None, :, :, None]).codes.flatten() for part in vectors.split(8192)]
         )
         mass = weights.new_zeros(size).index_add_(0, nearest, weights)
         sums = torch.zeros_like(codebook).index_add_(0, nearest, vectors * weights[:, None])
-        fresh = vectors[torch.randint(len(vectors), (size,), generator=generator)]
-        codebook.copy_(torch.where((mass > 0)[:, None], sums / mass.clamp_min(1e-12)[:, None], fresh))
+        means = sums / mass.clamp_min(1e-12)[:, None]
+        codebook.copy_(quantizer.comparable(torch.where((mass > 0)[:, None], means, fresh)))
 
 
 class TokenizerTask(Task):
@@ -98,7 +107,11 @@ class TokenizerTask(Task):
         seed: int,
         perceptual: tuple[PerceptualDistance, PerceptualDistance],
         accelerator: Accelerator,
+        *,
+        fit: bool = True,
     ) -> None:
+        """``fit``: make a code book before the first update with codes; otherwise the tokenizer has one already."""
+        self.fit = fit
         self.config, self.seed, self.accelerator = config, seed, accelerator
         self.validation = [images.to(accelerator.device) for images in validation]
         self.pictures_per_step = 2 * (config.batch_size // 2)
@@ -113,9 +126,9 @@ class TokenizerTask(Task):
             ),
         )
         self.usage = nn.Module()
-        self.codebook = getattr(tokenizer.quantizer, "codebook", None)
-        if self.codebook is not None:
-            self.usage.register_buffer("hits", self.codebook.detach().new_zeros(len(self.codebook)))
+        self.coder = tokenizer.quantizer if isinstance(tokenizer.quantizer, CodebookQuantizer) else None
+        if self.coder is not None:
+            self.usage.register_buffer("hits", self.coder.codebook.detach().new_zeros(self.coder.logit_dim))
         self.stream, self.batches = Stream(batches, accelerator.device), batches
         self.perceptual, self.finish_perceptual = (distance.to(accelerator.device) for distance in perceptual)
 
@@ -133,36 +146,39 @@ class TokenizerTask(Task):
         return self.stream.waited()
 
     def update(self, step: int) -> Mapping[str, float]:
-        config, autocast = self.config, self.accelerator.autocast
-        if step == config.autoencoder_steps and self.codebook is not None:
-            self._fit_codebook()
+        config, autocast, tokenizer = self.config, self.accelerator.autocast, self.tokenizer
+        finishing = step >= config.finish_from
+        if step == config.autoencoder_steps and not finishing and self.fit:
+            self._start_quantizing()
         rate = set_learning_rate(self.optimizer, config.optimizer, step, config.loop.steps)
         images = torch.cat(self.stream.batch(step))
-        finishing = step >= config.finish_from
         if step == config.finish_from:
-            self.tokenizer.load_state_dict(self.ema.module.state_dict())
+            tokenizer.load_state_dict(self.ema.module.state_dict())
         with autocast(), torch.set_grad_enabled(not finishing):
-            latent = self.tokenizer.encode(images)
+            latent = tokenizer.encode(images)
         latent = latent.float()  # half precision would confuse neighbouring codes
         values: dict[str, Tensor] = {}
         loss = latent.new_zeros(())
-        if finishing:
-            latent = tokenize(self.tokenizer, latent, self.tokenizer.default_schedule).latent
-        elif step < config.autoencoder_steps:
+        if step < config.autoencoder_steps:
             loss = 1e-3 * latent.square().mean()
             latent = latent + config.latent_noise * latent.detach().std() * torch.randn_like(latent)
+            views = [View(tokenizer.unquantized(latent), images)]
         else:
-            schedule = self.tokenizer.default_schedule
-            pyramid = tokenize(self.tokenizer, latent, schedule)
-            loss, values["latent_error"] = quantizer_loss(self.tokenizer, latent, pyramid, config.commitment)
-            values["quantizer"] = loss
-            latent = self.tokenizer.as_latent(self.tokenizer.context(pyramid.maps, schedule, latent=latent)[-1])
-            self._refill(step, pyramid, images)
-        with autocast():
-            output = self.tokenizer.decode(latent, clamp=False)
-        output = output.float()
-        difference = output - images
-        reconstruction = difference.abs().mean() + config.squared_error * difference.square().mean()
+            schedule = tokenizer.training_schedule(step_random(self.seed, step))
+            pyramid = tokenize(tokenizer, latent, schedule)
+            if not finishing:
+                loss, values["latent_error"] = quantizer_loss(
+                    tokenizer, latent, pyramid.codes, schedule, config.commitment
+                )
+                values["quantizer"] = loss
+                self._refill(step, pyramid, images)
+            with torch.set_grad_enabled(not finishing):
+                views = tokenizer.views(pyramid.maps, schedule, images, None if finishing else latent)
+        *smaller, output = [self._decode(view) for view in views]
+        reconstruction = self._pixel_loss(output, images)
+        if smaller:
+            losses = [self._pixel_loss(made, view.images) for made, view in zip(smaller, views, strict=False)]
+            reconstruction = reconstruction + torch.stack(losses).mean()
         weight = config.finish_perceptual if finishing else config.perceptual
         if weight and step >= config.perceptual_from:
             with autocast():
@@ -183,6 +199,14 @@ class TokenizerTask(Task):
         values |= {"reconstruction": reconstruction, "psnr": psnr(output.detach().clamp(-1, 1), images).mean()}
         return {name: float(value.detach()) for name, value in values.items()} | {"learning_rate": rate}
 
+    def _decode(self, view: View) -> Tensor:
+        with self.accelerator.autocast():
+            return self.tokenizer.decode(view.latent, clamp=False).float()
+
+    def _pixel_loss(self, output: Tensor, images: Tensor) -> Tensor:
+        difference = output - images
+        return difference.abs().mean() + self.config.squared_error * difference.square().mean()
+
     def _update_discriminator(self, step: int, images: Tensor, output: Tensor) -> Tensor:
         optimizer = self.config.optimizer.model_copy(
             update={"learning_rate": self.config.discriminator_learning_rate, "decay": "constant"}
@@ -195,24 +219,21 @@ class TokenizerTask(Task):
         return loss.detach()
 
     @torch.no_grad()
-    def _fit_codebook(self) -> None:
-        """Start the code book from the latents of some training pictures, and phi as the identity."""
-        for phi in self.tokenizer.get_submodule("phi").children() if hasattr(self.tokenizer, "phi") else ():
-            assert isinstance(phi, nn.Conv2d)
-            nn.init.dirac_(phi.weight)
-            assert phi.bias is not None
-            nn.init.zeros_(phi.bias)
-        count = -(-self.config.kmeans_pictures // self.pictures_per_step)
-        pictures = (torch.cat(self.batches.batch(step)).to(self.accelerator.device) for step in range(count))
-        latents = torch.cat([self.tokenizer.encode(batch) for batch in pictures])
-        generator = torch.Generator().manual_seed(self.seed)
-        fit_codebook(self.tokenizer, latents, self.config.kmeans_iterations, generator)
+    def _start_quantizing(self) -> None:
+        """Start the code book, if there is one, from the latents of some training pictures."""
+        self.tokenizer.start_quantizing()
+        if self.coder is not None:
+            count = -(-self.config.kmeans_pictures // self.pictures_per_step)
+            pictures = (torch.cat(self.batches.batch(step)).to(self.accelerator.device) for step in range(count))
+            latents = torch.cat([self.tokenizer.encode(batch) for batch in pictures])
+            generator = torch.Generator().manual_seed(self.seed)
+            fit_codebook(self.tokenizer, self.coder, latents, self.config.kmeans_iterations, generator)
         self.ema.module.load_state_dict(self.tokenizer.state_dict())
 
     @torch.no_grad()
     def _refill(self, step: int, pyramid: Pyramid, images: Tensor) -> None:
         """Give codes that the last updates never used the values of vectors that need quantizing now."""
-        if self.codebook is None:
+        if self.coder is None:
             return
         hits = self.usage.get_buffer("hits")
         hits += torch.bincount(torch.cat([codes.flatten() for codes in pyramid.codes]), minlength=len(hits))
@@ -221,7 +242,7 @@ class TokenizerTask(Task):
             dead = (hits == 0).nonzero().flatten()
             vectors = torch.cat(collect_targets(self.tokenizer, self.tokenizer.encode(images)))
             chosen = vectors[torch.randperm(len(vectors))[: len(dead)]]
-            self.codebook[dead[: len(chosen)]] = chosen
+            self.coder.codebook[dead[: len(chosen)]] = self.coder.comparable(chosen)
         if due:
             hits.zero_()
 
@@ -244,5 +265,5 @@ class TokenizerTask(Task):
         tokenizer = self.ema.module
         assert isinstance(tokenizer, Tokenizer)
         if step <= self.config.autoencoder_steps:
-            return tokenizer.decode(tokenizer.encode(images))
+            return tokenizer.decode(tokenizer.unquantized(tokenizer.encode(images)))
         return round_trip(tokenizer, images)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cyclevar.core.config import PretrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
+from cyclevar.core.interfaces import CodebookQuantizer
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import round_trip, tokenize
 from cyclevar.core.training.common import descend
@@ -53,7 +54,7 @@ def test_the_signal_to_noise_ratio_of_each_picture() -> None:
 def test_the_quantizer_loss_by_hand(model: Model) -> None:
     tokenizer, latent = model.tokenizer, torch.randn(2, 8, 4, 4)
     pyramid = tokenize(tokenizer, latent, model.schedule)
-    loss, error = quantizer_loss(tokenizer, latent, pyramid, commitment=0.25)
+    loss, error = quantizer_loss(tokenizer, latent, pyramid.codes, model.schedule, commitment=0.25)
     partial, by_hand = tokenizer.begin(2, model.schedule), 0.0
     for part in pyramid.maps:
         partial = tokenizer.absorb(partial, part)
@@ -67,7 +68,7 @@ def test_the_quantizer_loss_trains_code_book_and_encoder(model: Model) -> None:
     codebook = model.tokenizer.quantizer.get_parameter("codebook")
     for commitment, reaches_latent in ((0.0, False), (0.25, True)):
         pyramid = tokenize(model.tokenizer, latent, model.schedule)
-        loss, _ = quantizer_loss(model.tokenizer, latent, pyramid, commitment)
+        loss, _ = quantizer_loss(model.tokenizer, latent, pyramid.codes, model.schedule, commitment)
         to_codes, to_latent = torch.autograd.grad(loss, [codebook, latent])
         used = torch.cat([codes.flatten() for codes in pyramid.codes]).unique()
         assert to_codes[used].norm(dim=1).min() > 0
@@ -76,23 +77,21 @@ def test_the_quantizer_loss_trains_code_book_and_encoder(model: Model) -> None:
 
 
 def as_identity(model: Model) -> Model:
-    for phi in model.tokenizer.get_submodule("phi").children():
-        assert isinstance(phi, nn.Conv2d)
-        assert phi.bias is not None
-        nn.init.dirac_(phi.weight)
-        nn.init.zeros_(phi.bias)
+    model.tokenizer.start_quantizing()
     return model
 
 
 def test_k_means_fits_the_code_book(model: Model) -> None:
     tokenizer, latents = as_identity(model).tokenizer, torch.randn(40, 8, 4, 4)
+    coder = tokenizer.quantizer
+    assert isinstance(coder, CodebookQuantizer)
 
     def error() -> float:
         return (tokenize(tokenizer, latents, model.schedule).latent - latents).square().mean().item()
 
     errors = [error()]
     for iterations in (2, 12):
-        fit_codebook(tokenizer, latents, iterations, torch.Generator().manual_seed(0))
+        fit_codebook(tokenizer, coder, latents, iterations, torch.Generator().manual_seed(0))
         errors.append(error())
     assert errors == sorted(errors, reverse=True)
 
@@ -122,7 +121,7 @@ def test_the_code_book_starts_from_the_pictures(make: Make) -> None:
     for step in range(5):
         task.update(step)
     before = task.tokenizer.quantizer.get_parameter("codebook").clone()
-    task._fit_codebook()
+    task._start_quantizing()
     assert not torch.equal(task.tokenizer.quantizer.get_parameter("codebook"), before)
     average = task.ema.module.state_dict()
     assert all(torch.equal(value, average[name]) for name, value in task.tokenizer.state_dict().items())
