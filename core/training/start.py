@@ -190,9 +190,9 @@ def _copy_autoencoder(model: Model, config: PretrainConfig, display: Display) ->
     found = strip_prefix(load_tensors(path)[0], "tokenizer.")
     own = {name: tensor for name, tensor in model.tokenizer.state_dict().items() if name.startswith(AUTOENCODER)}
     fitting = {name: found[name] for name, tensor in own.items() if name in found and found[name].shape == tensor.shape}
-    if not fitting:
+    if 2 * len(fitting) < len(own):
         raise CheckpointError(
-            f"nothing in {path} fits the autoencoder of {config.backbone} {config.preset}",
+            f"of {path} only {len(fitting)} tensors fit the {len(own)} of the autoencoder",
             expected="a model with a tokenizer of the same width, multipliers, residual_blocks and patch",
         )
     model.tokenizer.load_state_dict(fitting, strict=False)

@@ -74,6 +74,17 @@ def test_a_tokenizer_must_come_to_its_code_book() -> None:
         prepare(PretrainConfig, {"tokenizer.batch_size": 3})
 
 
+def test_a_finish_alone_needs_a_trained_tokenizer() -> None:
+    alone = {"tokenizer.autoencoder_steps": 0, "tokenizer.finish_from": 0}
+    with pytest.raises(
+        ConfigError, match=r"expected weights with a trained tokenizer, since tokenizer.finish_from is 0"
+    ):
+        prepare(PretrainConfig, alone)
+    assert prepare(PretrainConfig, alone | {"weights": "run"}).config.tokenizer.finish_from == 0
+    with pytest.raises(ConfigError, match=r"expected either weights or tokenizer.autoencoder_from"):
+        prepare(PretrainConfig, {"tokenizer.autoencoder_from": "var", "weights": "run"})
+
+
 def test_runs_are_named_by_what_they_are_and_counted(here: Path) -> None:
     def name(kind: type[Any], **options: Any) -> str:
         return prepare(kind, {key.replace("__", "."): value for key, value in options.items()}).out.as_posix()

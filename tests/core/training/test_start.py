@@ -200,6 +200,80 @@ def test_a_backbone_needs_a_tokenizer(display: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def smaller_wider_codes(config: PretrainConfig) -> PretrainConfig:
+    """Another code book and latent, the same autoencoder otherwise."""
+    model = config.model | {"tokenizer": config.model["tokenizer"] | {"codebook_size": 12, "channels": 16}}
+    return change(config, model=model, tokenizer__autoencoder_steps=0, tokenizer__finish_from=30)
+
+
+def test_a_tokenizer_may_start_from_another_autoencoder(
+    tokenizer_config: PretrainConfig, weights: Path, display: Any, tmp_path: Path
+) -> None:
+    config = change(smaller_wider_codes(tokenizer_config), tokenizer__autoencoder_from=str(weights))
+    model = start._pretraining_model(config)
+    fresh = {name: tensor.clone() for name, tensor in model.tokenizer.state_dict().items()}
+    start._copy_autoencoder(model, config, display)
+    source = load_model(weights).tokenizer.state_dict()
+    left = [name for name, tensor in model.tokenizer.state_dict().items() if not torch.equal(tensor, source[name])]
+    boundary = ["encoder.out", "decoder.stem", "before_quantizer", "after_quantizer"]
+    new = [name for name in left if name.startswith(tuple(boundary))]
+    assert sorted(name for name in left if name not in new) == sorted(
+        name for name in fresh if name.startswith(("quantizer.", "phi."))
+    )
+    assert all(torch.equal(model.tokenizer.state_dict()[name], fresh[name]) for name in left)
+    [note] = display.notes
+    total = len([name for name in fresh if name.startswith(start.AUTOENCODER)])
+    assert note.startswith(
+        f"{total - len(new)} of the {total} tensors of the autoencoder come from {weights}; new are "
+    )
+    config = change(config, tokenizer__loop__steps=2, tokenizer__finish_from=2)
+    assert pretrain(config, tmp_path / "run", resume=False, display=display).is_file()
+
+
+def test_an_autoencoder_that_does_not_fit(
+    tokenizer_config: PretrainConfig, weights: Path, display: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tokenizer_config.model | {"tokenizer": tokenizer_config.model["tokenizer"] | {"width": 64, "channels": 4}}
+    config = change(tokenizer_config, model=other, tokenizer__autoencoder_from=str(weights))
+    model = start._pretraining_model(config)
+    with pytest.raises(CheckpointError, match=r"only 1 tensors fit the \d+ of the autoencoder; expected a model with"):
+        start._copy_autoencoder(model, config, display)
+    monkeypatch.setattr(start, "shipped_weights", lambda family, preset: weights if preset == "tiny" else None)
+    family = change(tokenizer_config, tokenizer__autoencoder_from="var")
+    start._copy_autoencoder(start._pretraining_model(family), family, display)
+    assert str(weights) in display.notes[0]
+    with pytest.raises(ConfigError, match="no weights ship with var d16; expected a model file or a run folder"):
+        start._copy_autoencoder(model, change(family, preset="d16"), display)
+
+
+@pytest.mark.usefixtures("light")
+def test_a_trained_tokenizer_may_be_finished_alone(
+    tokenizer_config: PretrainConfig, weights: Path, display: Any, tmp_path: Path
+) -> None:
+    alone = {"autoencoder_steps": 0, "finish_from": 0, "adversarial_after": 1}
+    stage = tokenizer_config.model_dump()["tokenizer"] | alone
+    config = change(tokenizer_config, model={}, weights=str(weights), tokenizer=stage, tokenizer__loop__steps=3)
+    finished = load_model(pretrain(config, tmp_path / "run", resume=False, display=display)).tokenizer.state_dict()
+    moved = {
+        name
+        for name, tensor in load_model(weights).tokenizer.state_dict().items()
+        if not torch.equal(tensor, finished[name])
+    }
+    assert moved
+    assert all(name.startswith(("decoder.", "after_quantizer.")) for name in moved)
+
+
+@pytest.mark.usefixtures("light")
+def test_a_trained_code_book_is_trained_further(
+    tokenizer_config: PretrainConfig, weights: Path, display: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = tokenizer_config.model_dump()["tokenizer"] | {"autoencoder_steps": 0}
+    config = change(tokenizer_config, model={}, weights=str(weights), tokenizer=stage, tokenizer__loop__steps=1)
+    monkeypatch.setattr("cyclevar.core.training.tokenizer.fit_codebook", lambda *more: pytest.fail("fitted anew"))
+    config = change(config, tokenizer__finish_from=1)
+    assert pretrain(config, tmp_path / "run", resume=False, display=display).is_file()
+
+
 def test_what_a_training_starts_from(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert digest(start_model(TrainConfig(weights=str(weights)))) == digest(load_model(weights))
     shutil.copy(weights, tmp_path / "model.safetensors")
