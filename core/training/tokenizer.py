@@ -180,7 +180,7 @@ class TokenizerTask(Task):
             losses = [self._pixel_loss(made, view.images) for made, view in zip(smaller, views, strict=False)]
             reconstruction = reconstruction + torch.stack(losses).mean()
         weight = config.finish_perceptual if finishing else config.perceptual
-        if weight and step >= config.perceptual_from:
+        if weight and (finishing or step >= config.perceptual_from):
             with autocast():
                 distance = self.finish_perceptual if finishing else self.perceptual
                 values["perceptual"] = distance(output, images).mean()
