@@ -275,6 +275,12 @@ class Backbone(nn.Module, ABC):
     def add_domain(self, name: str, like: int | str | None = None) -> None:
         """Know a new domain from here on, starting from the class or domain ``like``, or from the mean of all."""
 
+    def remember(self, targets: Sequence[int | str]) -> None:
+        """Keep in the model what `condition` needs of these targets, so that once saved it needs nothing beside it.
+
+        Encoded prompts, for instance. Classes and names are kept anyway, so here this does nothing.
+        """
+
     @abstractmethod
     def condition(self, targets: Targets) -> Condition:
         """Class ids, domain names or prompts, one per picture, with the null condition attached."""

@@ -51,6 +51,7 @@ class Translator:
         self.targets = tuple(targets if targets is not None else self.domains)
         if len(self.targets) != len(self.domains):
             raise ConfigError(f"{len(self.targets)} targets are given for {len(self.domains)} domains")
+        model.backbone.remember(self.targets)
         base = (config or TranslationConfig()).model_dump()
         self.config = validate(TranslationConfig, base | settings)
 
