@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,31 +53,88 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", 
 SamplingOverrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="A sampling setting of the family; see --show-settings; repeatable."
+        "--set", metavar="KEY=VALUE", help="A sampling setting, one of those that generate --show-settings prints."
     ),
 ]
 
 
-def open_chosen(
-    model: str | None, tokenizer_weights: str | None, backbone: str | None, preset: str | None, device: str
-) -> Model:
-    """The model that the options choose, on its device."""
-    from cyclevar.core.models import open_model
-    from cyclevar.core.translator import choose_device
+@dataclass(frozen=True)
+class Choice:
+    """What the shared options say: which model, and how to sample from it."""
 
-    opened = open_model(backbone, preset, weights=model, tokenizer_weights=tokenizer_weights)
-    return opened.eval().to(choose_device(device))
+    model: str | None
+    tokenizer_weights: str | None
+    backbone: str | None
+    preset: str | None
+    device: str
+    seed: int
+    settings: Mapping[str, Any]
+    """Of `SamplingConfig`, as far as they were given."""
+
+    def open(self) -> Model:
+        """The model, on its device."""
+        from cyclevar.core.models import open_model
+        from cyclevar.core.translator import choose_device
+
+        opened = open_model(self.backbone, self.preset, weights=self.model, tokenizer_weights=self.tokenizer_weights)
+        return opened.eval().to(choose_device(self.device))
 
 
-def sampling_settings(
-    guidance: str | None, temperature: str | None, top_k: str | None, top_p: str | None, overrides: list[str] | None
-) -> dict[str, Any]:
-    """The settings of `SamplingConfig` that the options change."""
+def _shared(
+    model: ModelOption = None,
+    tokenizer_weights: TokenizerWeightsOption = None,
+    backbone: BackboneOption = None,
+    preset: PresetOption = None,
+    guidance: GuidanceOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    seed: SeedOption = 0,
+    overrides: SamplingOverrides = None,
+    device: DeviceOption = "auto",
+) -> Choice:
     from cyclevar.core.settings import apply_overrides
 
     given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     settings = {name: _numbers(name, text) for name, text in given.items() if text is not None}
-    return apply_overrides(settings, overrides or [])
+    settings = apply_overrides(settings, overrides or [])
+    return Choice(model, tokenizer_weights, backbone, preset, device, seed, settings)
+
+
+def chooses_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose a model and how it samples; it gets them as its argument ``choice``."""
+    own = inspect.signature(command, eval_str=True).parameters
+    shared = inspect.signature(_shared, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        choice = _shared(**{name: given.pop(name) for name in shared})
+        command(choice=choice, **given)
+
+    parameters = [*(parameter for name, parameter in own.items() if name != "choice"), *shared.values()]
+    by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__
+    return run
+
+
+def pair(option: str, text: str, between: str) -> tuple[float, float]:
+    """Two positive numbers of an option. Raises `ConfigError` for anything else."""
+    try:
+        first, second = (float(part) for part in text.lower().split(between))
+    except ValueError:
+        first = second = 0.0
+    if not (0 < first < 1e5 and 0 < second < 1e5):
+        example = {"x": "64x96 (height x width)", ":": "16:9 (width : height)"}[between]
+        raise ConfigError(f"{option} is {text!r}", expected=f"two numbers, such as {example}")
+    return first, second
+
+
+def pixels(option: str, text: str) -> tuple[int, int]:
+    """Height and width, as in ``64x96``."""
+    height, width = pair(option, text, "x")
+    return round(height), round(width)
 
 
 def default_targets(model: Model) -> list[str]:

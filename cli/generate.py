@@ -8,22 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cyclevar.cli._model import (
-    BackboneOption,
-    DeviceOption,
-    GuidanceOption,
-    ModelOption,
-    PresetOption,
-    SamplingOverrides,
-    SeedOption,
-    TemperatureOption,
-    TokenizerWeightsOption,
-    TopKOption,
-    TopPOption,
-    default_targets,
-    open_chosen,
-    sampling_settings,
-)
+from cyclevar.cli._model import Choice, chooses_model, default_targets, pair, pixels
 from cyclevar.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,11 +16,9 @@ if TYPE_CHECKING:
     from cyclevar.core.schedule import ScaleSchedule
 
 
+@chooses_model
 def command(
-    model: ModelOption = None,
-    tokenizer_weights: TokenizerWeightsOption = None,
-    backbone: BackboneOption = None,
-    preset: PresetOption = None,
+    choice: Choice,
     condition: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,10 +28,6 @@ def command(
         ),
     ] = None,
     count: Annotated[int, typer.Option("--count", help="Pictures of each condition.")] = 8,
-    guidance: GuidanceOption = None,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -62,15 +41,12 @@ def command(
         str | None,
         typer.Option("--ratio", metavar="W:H", help="Of the sides, as 16:9, where the family allows it."),
     ] = None,
-    seed: SeedOption = 0,
     batch: Annotated[int, typer.Option("--batch", help="Pictures that are drawn together; changes none of them.")] = 8,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("generated"),
     grid: Annotated[bool, typer.Option("--grid/--no-grid", help="Write all of them on one sheet too.")] = True,
-    overrides: SamplingOverrides = None,
     show_settings: Annotated[
         bool, typer.Option("--show-settings", help="Print how the model would sample, as YAML, and stop.")
     ] = False,
-    device: DeviceOption = "auto",
 ) -> None:
     """Draw new pictures; without options, emoji of both kinds by the tiny model that ships.
 
@@ -82,9 +58,8 @@ def command(
     from cyclevar.core.generated_files import generate_files
     from cyclevar.core.generation import sampling_config
 
-    settings = sampling_settings(guidance, temperature, top_k, top_p, overrides)
-    opened = open_chosen(model, tokenizer_weights, backbone, preset, device)
-    sampling = sampling_config(opened, **settings)
+    opened = choice.open()
+    sampling = sampling_config(opened, **choice.settings)
     if show_settings:
         import yaml
 
@@ -93,7 +68,15 @@ def command(
     chosen = choose_schedule(opened, schedule, size, ratio)
     targets = condition or default_targets(opened)
     files = generate_files(
-        opened, targets, out, count=count, batch_size=batch, seed=seed, grid=grid, schedule=chosen, **settings
+        opened,
+        targets,
+        out,
+        count=count,
+        batch_size=batch,
+        seed=choice.seed,
+        grid=grid,
+        schedule=chosen,
+        **choice.settings,
     )
     height, width = (side * opened.tokenizer.stride for side in chosen.full)
     shown = ", ".join(f"{name} {value}" for name, value in sampling.model_dump(mode="json").items())
@@ -118,21 +101,8 @@ def choose_schedule(model: Model, schedule: str | None, size: str | None, ratio:
     if schedule:
         return model.config.parse_schedule(schedule)
     if size:
-        height, width = pair("--size", size, "x")
-        return schedule_for(model, (round(height), round(width)))
+        return schedule_for(model, pixels("--size", size))
     if ratio:
         width, height = pair("--ratio", ratio, ":")
         return schedule_for(model, size_of_ratio(model, width / height))
     return model.schedule
-
-
-def pair(option: str, text: str, between: str) -> tuple[float, float]:
-    """Two positive numbers of an option. Raises `ConfigError` for anything else."""
-    try:
-        first, second = (float(part) for part in text.lower().split(between))
-    except ValueError:
-        first = second = 0.0
-    if not (0 < first < 1e5 and 0 < second < 1e5):
-        example = {"x": "64x96 (height x width)", ":": "16:9 (width : height)"}[between]
-        raise ConfigError(f"{option} is {text!r}", expected=f"two numbers, such as {example}")
-    return first, second

@@ -27,6 +27,7 @@ COMMANDS = {
     "translate": "cyclevar.cli.translate:command",
     "evaluate": "cyclevar.cli.evaluate:command",
     "generate": "cyclevar.cli.generate:command",
+    "edit": "cyclevar.cli.edit:command",
     "train": "cyclevar.cli.train:command",
     "pretrain": "cyclevar.cli.pretrain:command",
     "models": "cyclevar.cli.models:command",

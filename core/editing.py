@@ -1,0 +1,225 @@
+"""Editing pictures: codes that are known are forced, the others drawn (VAR Sec. 5.2, FlexVAR Sec. 4.3).
+
+What is known at a scale is the quantized target of the given picture at that point of the recursion. So where a scale
+was drawn anew, finer known scales of a residual family make up for the difference, and a mask of nothing is the plain
+round trip of the tokenizer.
+
+Tensors are images ``[B,3,H,W]`` in [-1,1] and masks bool ``[1 or B,1,H,W]``, True where a picture is to be redone. The
+functions for whole pictures (`inpaint_picture`, `expand_picture`, `refine_picture`) take any size: one that is no
+multiple of the stride is padded by its edges and cut back; one for which the model has no schedule is scaled to the
+nearest that it has, and back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from cyclevar.core.data.transforms import from_array
+from cyclevar.core.errors import ConfigError
+from cyclevar.core.generation import Generation, generate, schedule_for
+from cyclevar.core.interfaces import Condition, ScaleState
+from cyclevar.core.model import Model
+from cyclevar.core.picture_files import Fitted, fit, unfit
+from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.translator import Target
+
+
+@torch.no_grad()
+def redraw(
+    model: Model,
+    images: Tensor,
+    redo: Sequence[Tensor],
+    condition: Condition,
+    *,
+    schedule: ScaleSchedule | None = None,
+    **settings: Any,
+) -> Generation:
+    """Draw the codes where ``redo`` (a scale: bool ``[1 or B,h_k,w_k]``) is True; the others are those of ``images``.
+
+    ``settings`` are those of `generate`.
+    """
+    tokenizer = model.tokenizer
+    latent = tokenizer.encode(images)
+
+    def edit(state: ScaleState, drawn: Tensor) -> Tensor:
+        known = tokenizer.quantizer.quantize(tokenizer.target(latent, state)).codes
+        where = redo[state.scale].to(drawn.device)
+        return torch.where(where.view(*where.shape, *[1] * (drawn.ndim - 3)), drawn, known)
+
+    return generate(model, condition, schedule=schedule, edit=edit, **settings)
+
+
+def inpaint(
+    model: Model,
+    images: Tensor,
+    mask: Tensor,
+    condition: Condition,
+    *,
+    schedule: ScaleSchedule | None = None,
+    compose: bool = True,
+    **settings: Any,
+) -> Tensor:
+    """Images with what lies inside ``mask`` drawn anew: float ``[B,3,H,W]`` in [-1,1].
+
+    With ``compose`` the pixels outside are those of ``images``; without, they have gone through the tokenizer.
+    """
+    schedule = schedule or model.schedule
+    image = redraw(model, images, mask_pyramid(mask, schedule), condition, schedule=schedule, **settings).image
+    return torch.where(mask.to(image.device), image, images) if compose else image
+
+
+def mask_pyramid(mask: Tensor, schedule: ScaleSchedule) -> list[Tensor]:
+    """The cells of every scale that a mask of pixels covers by half at least; of the finest scale, those it touches.
+
+    Coarse cells that lie mostly outside stay known, and with them the colours around; the finest lose no small mask.
+    """
+    share = [F.adaptive_avg_pool2d(mask.float(), size)[:, 0] for size in schedule.sizes]
+    return [*(part >= 0.5 for part in share[:-1]), share[-1] > 0]
+
+
+def refine(
+    model: Model,
+    images: Tensor,
+    keep: int,
+    condition: Condition,
+    *,
+    schedule: ScaleSchedule | None = None,
+    **settings: Any,
+) -> Tensor:
+    """Images with their ``keep`` coarsest scales kept and the finer ones drawn anew: float ``[B,3,H,W]`` in [-1,1]."""
+    schedule = schedule or model.schedule
+    if not 0 <= keep < len(schedule):
+        raise ConfigError(f"{keep} scales are to be kept", expected=f"0 to {len(schedule) - 1} of {schedule}")
+    redo = [torch.full((1, *size), scale >= keep) for scale, size in enumerate(schedule.sizes)]
+    return redraw(model, images, redo, condition, schedule=schedule, **settings).image
+
+
+def inpaint_picture(
+    model: Model,
+    picture: Image.Image,
+    mask: Image.Image,
+    target: Target,
+    *,
+    compose: bool = True,
+    **settings: Any,
+) -> Image.Image:
+    """A picture of any size with what is white in ``mask`` drawn anew as ``target``.
+
+    Raises `ConfigError` for a mask of another size, or one without white.
+    """
+    if mask.size != picture.size:
+        raise ConfigError(
+            f"the mask is {mask.width}x{mask.height} and the picture {picture.width}x{picture.height} (width x height)",
+            expected="a mask of the picture's size",
+        )
+    redo = mask.convert("L").point(lambda level: 255 * (level >= 128))
+    if redo.getbbox() is None:
+        raise ConfigError("the mask has no white, so that nothing is to be redone", expected="white where to redo")
+    schedule, fitted = _place(model, picture)
+    marked = _place(model, redo.convert("RGB"))[1].pixels[..., 0] >= 32  # where scaling has left any white
+    output = inpaint(
+        model,
+        _image(model, fitted),
+        torch.from_numpy(marked)[None, None],
+        model.backbone.condition([target]),
+        schedule=schedule,
+        compose=False,
+        **settings,
+    )
+    edited = unfit(output[0], fitted)
+    return Image.composite(edited, picture, redo) if compose else edited
+
+
+def expand_picture(
+    model: Model,
+    picture: Image.Image,
+    size: tuple[int, int],
+    target: Target,
+    *,
+    offset: tuple[int, int] | None = None,
+    compose: bool = True,
+    **settings: Any,
+) -> Image.Image:
+    """A picture continued on a larger canvas of ``size`` (height, width), on which it lies at ``offset`` (top, left).
+
+    In the middle if no offset is given. Raises `ConfigError` where the canvas is smaller than the picture, or the model
+    cannot make a picture of that size.
+    """
+    rooms = size[0] - picture.height, size[1] - picture.width
+    top, left = offset or (max(rooms[0], 0) // 2, max(rooms[1], 0) // 2)
+    if not (0 <= top <= rooms[0] and 0 <= left <= rooms[1]):
+        raise ConfigError(
+            f"the picture of {picture.height}x{picture.width} does not lie inside {size[0]}x{size[1]} (height x width)",
+            expected="a larger canvas around it",
+        )
+    around = ((top, rooms[0] - top), (left, rooms[1] - left))
+    canvas = Image.fromarray(np.pad(np.asarray(picture), (*around, (0, 0)), mode="edge"))
+    _, fitted = _place(model, canvas)
+    if fitted.box != (0, 0, *canvas.size):
+        schedule_for(model, size)  # names the nearest size
+    known = np.zeros((picture.height, picture.width), np.uint8)
+    mask = Image.fromarray(np.pad(known, around, constant_values=255))
+    if mask.getbbox() is None:
+        raise ConfigError("the canvas is as large as the picture", expected="a larger one")
+    return inpaint_picture(model, canvas, mask, target, compose=compose, **settings)
+
+
+def refine_picture(
+    model: Model,
+    picture: Image.Image,
+    target: Target,
+    *,
+    keep: int | None = None,
+    size: tuple[int, int] | None = None,
+    **settings: Any,
+) -> Image.Image:
+    """A picture with its ``keep`` coarsest scales kept and the finer ones drawn anew.
+
+    ``size`` (height, width) draws it larger where the family can. ``keep`` if not given: the scales up to the picture's
+    own size of those of a larger one, else half of them.
+    """
+    if size is None:
+        schedule, fitted = _place(model, picture)
+        keep = len(schedule) // 2 if keep is None else keep
+    else:
+        schedule, stride = schedule_for(model, size), model.tokenizer.stride
+        own = picture.height / stride, picture.width / stride
+        inside = sum(height <= own[0] and width <= own[1] for height, width in schedule.sizes)
+        keep = min(inside, len(schedule) - 1) if keep is None else keep
+        fitted = fit(picture.resize((size[1], size[0]), Image.Resampling.LANCZOS), size)
+    output = refine(
+        model, _image(model, fitted), keep, model.backbone.condition([target]), schedule=schedule, **settings
+    )
+    return unfit(output[0], fitted)
+
+
+def canvas_of_ratio(picture: Image.Image, ratio: float, stride: int) -> tuple[int, int]:
+    """Height and width of the smallest canvas of whole cells around a picture, ``ratio`` times as wide as high."""
+    width = max(picture.width, picture.height * ratio)
+    height = max(picture.height, width / ratio)
+    return math.ceil(round(height, 6) / stride) * stride, math.ceil(round(width, 6) / stride) * stride
+
+
+def _place(model: Model, picture: Image.Image) -> tuple[ScaleSchedule, Fitted]:
+    """A picture on the canvas of the nearest schedule: padded right and below by less than a cell, or scaled."""
+    stride = model.tokenizer.stride
+    schedule = model.config.nearest_schedule((math.ceil(picture.height / stride), math.ceil(picture.width / stride)))
+    height, width = (side * stride for side in schedule.full)
+    rooms = height - picture.height, width - picture.width
+    if all(0 <= room < stride for room in rooms):
+        pixels = np.pad(np.asarray(picture), ((0, rooms[0]), (0, rooms[1]), (0, 0)), mode="edge")
+        return schedule, Fitted(pixels, (0, 0, *picture.size), picture.size)
+    return schedule, fit(picture, (height, width))
+
+
+def _image(model: Model, fitted: Fitted) -> Tensor:
+    """The canvas as ``[1,3,H,W]`` in [-1,1] where the model is."""
+    return from_array(fitted.pixels)[None].to(model.device)
