@@ -127,6 +127,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scale
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
+def attend_to_text(query: Tensor, key: Tensor, value: Tensor, present: Tensor | None) -> Tensor:
+    """Softmax attention ``[B,l,H,D]`` to keys ``[B,T,H,D]``; ``present``, bool ``[B,T]``, tells tokens from padding."""
+    mask = None if present is None else present[:, None, None]
+    return _sdpa(query, key, value, query.shape[-1] ** -0.5, mask)
+
+
 def dense_mask(plan: AttentionPlan, queries: int, keys: int, device: torch.device) -> Tensor:
     """The plan as a mask: bool ``[queries,keys]``, True where seen."""
     mask = torch.zeros(queries, keys, dtype=torch.bool, device=device)

@@ -66,7 +66,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a safetensors file that `save_tensors` wrote: its tensors (on the CPU) and its metadata."""
+    """Read a safetensors file that `save_tensors` wrote: its tensors (mapped from the disk) and its metadata."""
     tensors, header = _read_safetensors(path)
     try:
         return tensors, {name: json.loads(value) for name, value in header.items()}
@@ -91,12 +91,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def load_published(path: Path, wrappers: Sequence[Sequence[str]] = ()) -> dict[str, Tensor]:
-    """A state dict from a published file: ``.safetensors``, or a ``.pth`` of plain tensors, memory-mapped.
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""What tells which file of a sharded folder holds which tensor."""
 
-    Nothing is unpickled but tensors and plain containers. ``wrappers`` lists key paths under which training
-    checkpoints nest the wanted state dict, such as ``("trainer", "vae_local")``.
+
+def load_published(path: Path, wrappers: Sequence[Sequence[str]] = ()) -> dict[str, Tensor]:
+    """A state dict from what was published: ``.safetensors``, a ``.pth`` of plain tensors, or a folder of shards.
+
+    The tensors are mapped from the disk, and read when they are used. Nothing is unpickled but tensors and plain
+    containers. ``wrappers`` lists key paths under which training checkpoints nest the wanted state dict, such as
+    ``("trainer", "vae_local")``.
     """
+    if path.is_dir():
+        return _read_shards(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)[0]
     content = _read_pickle(path)
@@ -111,6 +118,29 @@ def load_published(path: Path, wrappers: Sequence[Sequence[str]] = ()) -> dict[s
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path} is not a state dict (it holds {keys})", expected="names mapped to tensors")
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    """The tensors that a folder's index lists, from its files."""
+    index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
+    if index is None:
+        raise CheckpointError(
+            f"the folder {folder} holds no weights in shards",
+            expected=" or ".join(INDEXES),
+            hint="name the weights file itself, or the folder that has the index",
+        )
+    try:
+        files: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index} is damaged ({error!r})", hint="download it again") from error
+    state: dict[str, Tensor] = {}
+    for file in sorted(set(files.values())):
+        state |= load_published(folder / file)
+    if missing := [name for name in files if name not in state]:
+        raise CheckpointError(
+            f"{folder / files[missing[0]]} lacks {missing[0]}", expected="what the index says", hint="download it again"
+        )
+    return state
 
 
 def _read_pickle(path: Path) -> Any:

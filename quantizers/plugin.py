@@ -14,3 +14,9 @@ def cyclevar_register(registry: Registry) -> None:
         "cyclevar.quantizers.index:IndexQuantizer",
         summary="a codebook, Euclidean or cosine, relaxed by a softmax over its codes",
     )
+    registry.add(
+        "quantizer",
+        "bitwise",
+        "cyclevar.quantizers.bitwise:BitwiseQuantizer",
+        summary="one bit a channel (BSQ, LFQ), relaxed by a softmax over the two values of every bit",
+    )

@@ -1,0 +1,1 @@
+"""The Infinity family (arXiv 2412.04431)."""

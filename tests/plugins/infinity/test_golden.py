@@ -1,0 +1,295 @@
+"""Our Infinity against numbers that the published implementation computed from the same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.testing import assert_close
+
+from cyclevar.core.config import TranslationConfig
+from cyclevar.core.generation import generate
+from cyclevar.core.interfaces import Condition, ScaleState
+from cyclevar.core.model import Model, build
+from cyclevar.core.names import strip_prefix
+from cyclevar.core.pyramid import Pyramid, teacher_inputs, tokenize
+from cyclevar.core.translation import encode_context, translate, translate_context
+from cyclevar.plugins.infinity import backbone as backbone_module
+from cyclevar.plugins.infinity.backbone import InfinityBackbone
+from cyclevar.plugins.infinity.schedules import NAMED
+
+pytestmark = pytest.mark.golden
+CLOSE = {"atol": 5e-4, "rtol": 1e-4}
+PROMPTS = ("the first text", "the second text")
+Loaded = tuple[Model, dict[str, Tensor], dict[str, Any]]
+
+
+def build_like(config: dict[str, Any], schedule: str) -> Model:
+    """The model that a golden's configuration, in the published words, describes; its prompts are stored."""
+    vae, inf = config["vae"], config.get("inf")
+    settings: dict[str, Any] = {
+        "tokenizer": {
+            "bits": vae["codebook_dim"],
+            "width": vae["ch"],
+            "multipliers": vae["ch_mult"],
+            "patch": vae["patch_size"],
+        },
+        "backbone": {"depth": 1, "width": 32, "heads": 1, "chunks": 1},
+        "schedule": schedule,
+    }
+    if inf:
+        settings["backbone"] = {
+            "depth": inf["depth"],
+            "width": inf["embed_dim"],
+            "heads": inf["num_heads"],
+            "chunks": inf["block_chunks"],
+            "text_channels": inf["text_channels"],
+            "text_length": inf["text_maxlen"],
+            "spatial_patchify": bool(config["spatial_patchify"]),
+            "encoded_prompts": dict(zip(PROMPTS, config["lens"], strict=True)),
+        }
+    return build("infinity", settings, initialize=False)
+
+
+def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return json.loads((folder / f"{name}.json").read_text()), load_file(folder / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def loaded(golden: Path) -> Loaded:
+    info, tensors = load(golden, "infinity_a")
+    model = build_like(info["config"], "0.06M@1.0")
+    model.load_official(strip_prefix(tensors, "tokenizer."), strip_prefix(tensors, "backbone."))
+    assert isinstance(model.backbone, InfinityBackbone)
+    model.backbone.prompt_features = tensors["in.text_feats"]
+    return model.eval(), tensors, info["config"]
+
+
+@pytest.fixture(scope="module")
+def condition(loaded: Loaded) -> Condition:
+    with torch.no_grad():
+        return loaded[0].backbone.condition(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def pyramid(loaded: Loaded) -> Pyramid:
+    model, tensors, _ = loaded
+    with torch.no_grad():
+        latent = model.tokenizer.encode(tensors["in.image"])
+    assert_close(latent, tensors["out.enc_latent"], **CLOSE)
+    return tokenize(model.tokenizer, latent, model.schedule)
+
+
+@pytest.fixture(scope="module")
+def inputs(loaded: Loaded, pyramid: Pyramid) -> list[Tensor | None]:
+    return teacher_inputs(loaded[0].tokenizer, pyramid.maps, loaded[0].schedule)
+
+
+@pytest.fixture(scope="module")
+def cycle(golden: Path) -> dict[str, Tensor]:
+    return load(golden, "cyclevar_infinity_a")[1]
+
+
+@pytest.fixture(scope="module")
+def context(loaded: Loaded, cycle: dict[str, Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        context = encode_context(loaded[0], cycle["in.image"])
+    for k, part in enumerate(context):
+        assert_close(part, cycle[f"out.F_{k}"], **CLOSE)
+    return context
+
+
+@torch.no_grad()
+def test_tokenizer(loaded: Loaded, pyramid: Pyramid, inputs: list[Tensor | None]) -> None:
+    model, tensors, _ = loaded
+    tokenizer, schedule = model.tokenizer, model.schedule
+    state = tokenizer.begin(2, schedule)
+    for k, (codes, part) in enumerate(zip(pyramid.codes, pyramid.maps, strict=True)):
+        assert torch.equal(codes.int(), tensors[f"out.vae_bits_{k}"])
+        assert torch.equal(codes.flatten(1, 2).int(), tensors[f"out.idx_{k}"])
+        state = tokenizer.absorb(state, part)
+        assert_close(tokenizer.latent(state), tensors[f"out.fhat_{k}"], **CLOSE)
+    assert_close(pyramid.latent, tensors["out.vae_z"], **CLOSE)
+    assert_close(tokenizer.decode(pyramid.latent), tensors["out.recon"], **CLOSE)
+    packed = schedule.pack([part for part in inputs if part is not None], first=1)
+    assert_close(packed, tensors["out.var_input"], **CLOSE)
+
+
+def test_text(loaded: Loaded, condition: Condition) -> None:
+    _, tensors, config = loaded
+    assert condition.tokens is not None
+    assert_close(condition.vector, tensors["out.cond_BD"], **CLOSE)
+    assert condition.lengths is not None
+    assert condition.lengths.tolist() == config["lens"]
+    real = torch.cat([row[:length] for row, length in zip(condition.tokens, config["lens"], strict=True)])
+    assert_close(real, tensors["out.text_kv"], **CLOSE)
+
+
+@torch.no_grad()
+def test_teacher_forcing(loaded: Loaded, pyramid: Pyramid, inputs: list[Tensor | None], condition: Condition) -> None:
+    model, tensors, _ = loaded
+    logits = model.backbone(inputs, condition, model.schedule)
+    assert_close(logits, tensors["out.logits_tf"], **CLOSE)
+    quantizer = model.tokenizer.quantizer
+    codes = torch.cat([part.flatten(1, 2) for part in pyramid.codes], dim=1)
+    loss = quantizer.nll(logits, codes).mean() / quantizer.channels
+    assert_close(loss, tensors["out.loss_tf"].squeeze(), **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rotary", "name"), [("index", "rope0"), ("stretched", "rope1")])
+def test_other_positions(
+    loaded: Loaded,
+    inputs: list[Tensor | None],
+    condition: Condition,
+    rotary: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, tensors, _ = loaded
+    changed = model.backbone.config.model_copy(update={"rotary": rotary})
+    monkeypatch.setattr(model.backbone, "config", changed)
+    assert_close(model.backbone(inputs, condition, model.schedule), tensors[f"out.logits_tf_{name}"], **CLOSE)
+
+
+@torch.no_grad()
+def test_half_precision_in_attention_to_text(
+    loaded: Loaded, inputs: list[Tensor | None], condition: Condition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published kernel computes it in bfloat16; ours in the precision of everything else."""
+    model, tensors, _ = loaded
+    plain = backbone_module.attend_to_text
+
+    def cast(query: Tensor, key: Tensor, value: Tensor, present: Tensor | None) -> Tensor:
+        return plain(query.bfloat16(), key.bfloat16(), value.bfloat16(), present).float()
+
+    monkeypatch.setattr("cyclevar.core.blocks.attend_to_text", cast)
+    logits = model.backbone(inputs, condition, model.schedule)
+    exact, half = tensors["out.logits_tf"], tensors["out.logits_tf_bf16ca"]
+    assert float((logits - half).abs().max()) < float((exact - half).abs().max())
+    assert float((logits - half).norm() / (exact - half).norm()) < 0.7
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["ar", "arins"])
+def test_guided_sampling(loaded: Loaded, condition: Condition, inside: bool) -> None:
+    model, tensors, config = loaded
+    name = "arins" if inside else "ar"
+    drawn: list[Tensor] = []
+
+    def known(state: ScaleState, codes: Tensor) -> Tensor:
+        """With guidance inside, the first four scales go on with the bits of a picture."""
+        drawn.append(codes)
+        return tensors[f"out.vae_bits_{state.scale}"].bool() if inside and state.scale < 4 else codes
+
+    generated = generate(
+        model,
+        condition,
+        guidance=config["cfg_list"],
+        temperature=config["tau_list"],
+        guidance_layers=[config["ins"]] if inside else [0],
+        top_k=1,
+        edit=known,
+    )
+    assert_close(generated.logits, tensors[f"out.{name}_logits"], **CLOSE)
+    for k, codes in enumerate(drawn):
+        assert torch.equal(codes.flatten(1, 2).long(), tensors[f"out.{name}_bits_{k}"])
+    published = ((generated.image + 1) / 2 * 255).permute(0, 2, 3, 1).to(torch.uint8).flip(3)
+    different = (published.int() - tensors[f"out.{name}_image_u8_bgr_hwc"].int()).abs()
+    assert int(different.max()) <= 1
+    assert int((different > 0).sum()) <= 40
+    if not inside:
+        assert_close(generated.image, tensors["out.ar_image"], **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", ["replace", "add", "keep"])
+def test_parallel(
+    loaded: Loaded, cycle: dict[str, Tensor], context: list[Tensor], condition: Condition, start: str
+) -> None:
+    config = TranslationConfig.model_validate({"start": start})
+    out = translate_context(loaded[0], context, condition, config)
+    assert_close(out.logits, cycle[f"out.par_{start}_logits"], **CLOSE)
+    assert_close(out.latent, cycle[f"out.par_{start}_E"], **CLOSE)
+    assert_close(out.image, cycle[f"out.par_{start}_image"], **CLOSE)
+    if start == "replace":
+        for k, part in enumerate(out.maps):
+            assert_close(part, cycle[f"out.par_replace_R_{k}"], **CLOSE)
+
+
+@torch.no_grad()
+def test_translating_is_the_same_from_the_pictures_on(
+    loaded: Loaded, cycle: dict[str, Tensor], condition: Condition
+) -> None:
+    out = translate(loaded[0], cycle["in.image"], condition, TranslationConfig())
+    assert_close(out.image, cycle["out.par_replace_image"], **CLOSE)
+
+
+@torch.no_grad()
+def test_tokenizer_at_width_64(golden: Path) -> None:
+    info, tensors = load(golden, "tok64_infinity")
+    model = build_like(info["config"], "-".join(map(str, info["config"]["patch_nums"])))
+    model.load_official(strip_prefix(tensors, "tokenizer."))
+    latent = model.tokenizer.encode(tensors["in.image"])
+    assert_close(latent, tensors["out.enc_latent"], **CLOSE)
+    pyramid = tokenize(model.tokenizer, latent, model.schedule)
+    for k, codes in enumerate(pyramid.codes):
+        assert torch.equal(codes.flatten(1, 2).long(), tensors[f"out.idx_{k}"].long())
+    assert_close(pyramid.latent, tensors["out.fhat"], **CLOSE)
+    assert_close(model.tokenizer.decode(pyramid.latent), tensors["out.recon"], **CLOSE)
+
+
+@pytest.mark.parametrize("preset", ["2b", "8b", "layer12", "layer16", "layer24", "layer32", "layer40", "layer48"])
+def test_published_names_and_shapes(golden: Path, preset: str) -> None:
+    check_names(build("infinity", preset, initialize=False), golden, "backbone", f"infinity_{preset}")
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32, 64])
+def test_published_tokenizers(golden: Path, bits: int) -> None:
+    model = build("infinity", "layer12", initialize=False, tokenizer={"bits": bits})
+    for name in [f"d{bits}", *(["d32reg"] if bits == 32 else [])]:
+        check_names(model, golden, "tokenizer", f"infinity_vae_{name}")
+
+
+def test_the_published_tokenizer_of_the_largest_model(golden: Path) -> None:
+    model = build("infinity", "8b", initialize=False)
+    check_names(model, golden, "tokenizer", "infinity_vae_d14_patch8")
+    assert model.tokenizer.stride == 16
+    plain = build(
+        "infinity",
+        "8b",
+        initialize=False,
+        tokenizer={"bits": 32, "patch": 16, "multipliers": [1, 2, 4, 4, 4]},
+        backbone={"spatial_patchify": False},
+    )
+    check_names(plain, golden, "backbone", "infinity_8b_if_d32_no_patchify")
+
+
+def check_names(model: Model, golden: Path, part: str, name: str) -> None:
+    expected = json.loads((golden.parent / "keys" / f"{name}.json").read_text())
+    exported = model.export_official()[part]
+    assert {n: [list(t.shape), str(t.dtype).removeprefix("torch.")] for n, t in exported.items()} == expected
+
+
+def test_export_inverts_import(loaded: Loaded) -> None:
+    model, tensors, _ = loaded
+    exported = model.export_official()
+    for part in ("tokenizer", "backbone"):
+        published = strip_prefix(tensors, f"{part}.")
+        assert exported[part].keys() == published.keys()
+        assert all(torch.equal(exported[part][name], tensor) for name, tensor in published.items())
+
+
+def test_published_schedules(golden: Path) -> None:
+    table = json.loads((golden.parent / "specs" / "infinity_schedules.json").read_text())
+    expected = {
+        f"{budget}@{float(ratio)}": [tuple(size) for size in entry["hw"]]
+        for ratio, budgets in table.items()
+        for budget, entry in budgets.items()
+    }
+    model = build("infinity", "2b", initialize=False)
+    assert {name: list(model.config.parse_schedule(name).sizes) for name in NAMED} == expected
