@@ -90,6 +90,31 @@ class FamilyConfig(Settings):
         return ""
 
 
+class ClassConditionalConfig(Settings):
+    """The transformer that VAR and the families after it share. Defaults: the published size of 16 blocks."""
+
+    depth: PositiveInt = 16
+    width: PositiveInt = 1024
+    heads: PositiveInt = 16
+    mlp_ratio: PositiveFloat = 4.0
+    classes: PositiveInt = 1000
+    shared_adaln: bool = False
+    """One map from class to modulation for all blocks, instead of one each."""
+    qk_norm: bool = True
+    norm_eps: PositiveFloat = 1e-6
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Rate of dropped branches in the last block while pre-training, rising linearly from 0 in the first."""
+    class_names: tuple[str, ...] = ()
+    """Names of the first classes, where they have names."""
+    domains: tuple[str, ...] = ()
+    """Names of the domains added behind the pretrained classes."""
+
+    def conditions(self) -> str:
+        """What can be told, in a few words."""
+        names = (*self.class_names, *self.domains)
+        return ", ".join(names) if names else f"class 0 to {self.classes - 1}"
+
+
 class TranslationConfig(Settings):
     """How to translate. The defaults are the readings of the paper in docs/paper.md."""
 
@@ -183,7 +208,7 @@ class TokenizerPretraining(Settings):
     """Weight of the squared error beside the absolute one."""
     perceptual: NonNegativeFloat = 0.5
     perceptual_from: NonNegativeInt = 3200
-    """First update with the perceptual loss."""
+    """First update with the perceptual loss; the finish always has it."""
     finish_from: NonNegativeInt = 4000
     """First update of the finish: from the averaged weights on, only the decoder learns, so that the codes stay as they
     are, and a discriminator judges it. 0, with ``autoencoder_steps`` 0 and trained ``weights``, for a finish alone."""

@@ -51,6 +51,11 @@ class Model(nn.Module):
         """The settings of the family, with the domains that were added since."""
         return self._config.model_copy(update={"tokenizer": self.tokenizer.config, "backbone": self.backbone.config})
 
+    def at(self, schedule: ScaleSchedule) -> Model:
+        """The same parts for another schedule, where the family can: pictures of another size, or other steps."""
+        config = self.config.model_copy(update={"schedule": str(schedule)})
+        return Model(self.family, config, self.tokenizer, self.backbone, schedule, self.official)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels of the pictures that the schedule is made for."""

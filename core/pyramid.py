@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces import Tokenizer
 from cyclevar.core.schedule import ScaleSchedule
 
@@ -43,8 +44,17 @@ def tokenize(
 
     With ``corrupt`` the maps are those of codes that `Tokenizer.corrupt` changed, and each scale's codes are the right
     ones for what the corrupted coarser maps left over: lessons in self-correction.
+
+    Raises `ConfigError` for a schedule that does not end at the size of ``latent``.
     """
     state = tokenizer.begin(latent.shape[0], schedule)
+    made, wanted = (tuple(one.shape[-2:]) for one in (tokenizer.latent(state), latent))
+    if made != wanted:
+        raise ConfigError(
+            f"the schedule {schedule} builds a latent of {made[0]}x{made[1]} cells",
+            expected=f"{wanted[0]}x{wanted[1]}, the size of the pictures' latent",
+            hint="give pictures of another size, or a schedule that ends at theirs",
+        )
     codes, maps = [], []
     for scale in range(len(schedule)):
         quantized = tokenizer.quantizer.quantize(tokenizer.target(latent, state))

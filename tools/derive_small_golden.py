@@ -1,4 +1,4 @@
-"""Derives tests/plugins/var/data/small.{json,safetensors} from the folder of golden numbers.
+"""Derives tests/plugins/{var,flexvar}/data/small.{json,safetensors} from the folder of golden numbers.
 
 What fits into 200 kB and needs no transformer: the quantizer's recursion, the relaxation and the blend of CycleVAR on
 published numbers, the filters of sampling, the phi table, and a digest of every published name and shape.
@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-TARGET = Path(__file__).resolve().parents[1] / "tests" / "plugins" / "var" / "data"
+TESTS = Path(__file__).resolve().parents[1] / "tests" / "plugins"
 PRESETS = ("d16", "d20", "d24", "d30", "d36")
 
 
@@ -25,7 +25,36 @@ def digest(names: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
 
 
-def main(shared: Path) -> None:
+def digests(shared: Path, names: list[str]) -> dict[str, str]:
+    return {name: digest(json.loads((shared / "keys" / f"{name}.json").read_text())) for name in names}
+
+
+def write(family: str, info: dict[str, Any], tensors: dict[str, Any]) -> None:
+    target = TESTS / family / "data"
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "small.json").write_text(json.dumps(info) + "\n")
+    save_file(tensors, target / "small.safetensors")
+    (target / "small.safetensors").chmod(0o644)
+
+
+def flexvar(shared: Path) -> None:
+    golden = shared / "golden"
+    plain, cycle = (load_file(golden / f"{name}.safetensors") for name in ("flexvar_a", "cyclevar_flexvar_a"))
+    config = json.loads((golden / "flexvar_a.json").read_text())["config"]
+    wanted = ["enc_latent", "var_input", "alt_var_input"]
+    wanted += [f"{kind}_{k}" for k in range(len(config["patch_nums"])) for kind in ("idx", "quant")]
+    wanted += [f"alt_idx_{k}" for k in range(len(config["alt"]))]
+    kept = {f"out.{name}": plain[f"out.{name}"] for name in wanted}
+    kept["tokenizer.quantize.embedding.weight"] = plain["tokenizer.quantize.embedding.weight"]
+    scales = range(len(config["patch_nums"]))
+    kept |= {f"cycle.{name}": cycle[f"out.{name}"] for name in ("par_replace_logits", "par_replace_E")}
+    kept |= {f"cycle.F_{k}": cycle[f"out.F_{k}"] for k in scales}
+    names = digests(shared, ["flexvae", "flexvar_d16", "flexvar_d20", "flexvar_d24"])
+    settings = {name: config[name] for name in ("vae", "patch_nums", "alt", "tau", "mix")}
+    write("flexvar", {"config": settings, "names": names}, kept)
+
+
+def var(shared: Path) -> None:
     golden = shared / "golden"
     plain, cycle = (load_file(golden / f"{name}.safetensors") for name in ("var_a", "cyclevar_var_a"))
     info = json.loads((golden / "var_a.json").read_text())
@@ -40,21 +69,15 @@ def main(shared: Path) -> None:
     ]
     kept |= {f"cycle.{name}": cycle[f"out.{name}"] for name in wanted}
     table = json.loads((golden / "phi_index_table.json").read_text())
-    names = {
-        f"var_{preset}": digest(json.loads((shared / "keys" / f"var_{preset}.json").read_text())) for preset in PRESETS
-    }
-    tokenizer = "var_vae_ch160v4096z32"
-    names[tokenizer] = digest(json.loads((shared / "keys" / f"{tokenizer}.json").read_text()))
+    names = digests(shared, [*(f"var_{preset}" for preset in PRESETS), "var_vae_ch160v4096z32"])
     small = {
         "config": {name: info["config"][name] for name in ("vae", "patch_nums", "tau", "mix")},
         "phi": {count: table[f"shared_{count}"] for count in (2, 3, 4, 8)},
         "names": names,
     }
-    TARGET.mkdir(parents=True, exist_ok=True)
-    (TARGET / "small.json").write_text(json.dumps(small) + "\n")
-    save_file(kept, TARGET / "small.safetensors")
-    (TARGET / "small.safetensors").chmod(0o644)
+    write("var", small, kept)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    var(Path(sys.argv[1]))
+    flexvar(Path(sys.argv[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import Random
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,15 @@ from cyclevar.core.generation import generate
 from cyclevar.core.interfaces import Backbone
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import teacher_inputs, tokenize
-from cyclevar.core.training.common import Stream, descend, make_optimizer, moving_average, set_learning_rate
+from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.training.common import (
+    Stream,
+    descend,
+    make_optimizer,
+    moving_average,
+    set_learning_rate,
+    step_random,
+)
 from cyclevar.core.training.loop import Task
 from cyclevar.core.training.runs import Parts
 
@@ -29,9 +38,11 @@ class BackboneTask(Task):
         batches: UnpairedBatches,
         validation: tuple[Tensor, Tensor],
         domains: tuple[str, str],
+        seed: int,
         accelerator: Accelerator,
     ) -> None:
         self.model, self.config, self.domains, self.accelerator = model, config, domains, accelerator
+        self.seed = seed
         self.validation = [images.to(accelerator.device) for images in validation]
         self.pictures_per_step = 2 * (config.batch_size // 2)
         model.to(accelerator.device)
@@ -52,17 +63,27 @@ class BackboneTask(Task):
         a, b = self.stream.batch(step)
         targets = [self.domains[0]] * len(a) + [self.domains[1]] * len(b)
         backbone.train()
-        loss = self._loss(backbone, torch.cat([a, b]), targets, config.condition_dropout)
+        random = step_random(self.seed, step)
+        schedule = backbone.training_schedule(self.model.schedule, random)
+        loss = self._loss(backbone, torch.cat([a, b]), targets, schedule, config.condition_dropout, random)
         norm = descend(self.accelerator, loss, self.optimizer, config.optimizer.clip)
         self.ema.update_parameters(backbone)
         return {"loss": float(loss.detach()), "gradient_norm": float(norm), "learning_rate": rate}
 
-    def _loss(self, backbone: nn.Module, images: Tensor, targets: Sequence[str], dropout: float) -> Tensor:
+    def _loss(
+        self,
+        backbone: nn.Module,
+        images: Tensor,
+        targets: Sequence[str],
+        schedule: ScaleSchedule,
+        dropout: float = 0.0,
+        corrupt: Random | None = None,
+    ) -> Tensor:
         """Mean negative log-likelihood a token, in nats."""
         assert isinstance(backbone, Backbone)
-        tokenizer, schedule = self.model.tokenizer, self.model.schedule
+        tokenizer = self.model.tokenizer
         with torch.no_grad():
-            pyramid = tokenize(tokenizer, tokenizer.encode(images), schedule)
+            pyramid = tokenize(tokenizer, tokenizer.encode(images), schedule, corrupt=corrupt)
             inputs = teacher_inputs(tokenizer, pyramid.maps, schedule)
         condition = backbone.condition(targets)
         if dropout:
@@ -80,7 +101,10 @@ class BackboneTask(Task):
         for right in losses:
             for domain, images in enumerate(self.validation):
                 name = self.domains[domain if right else 1 - domain]
-                parts = [(self._loss(backbone, part, [name] * len(part), 0), len(part)) for part in images.split(16)]
+                parts = [
+                    (self._loss(backbone, part, [name] * len(part), self.model.schedule), len(part))
+                    for part in images.split(16)
+                ]
                 losses[right] += sum(float(loss) * n for loss, n in parts) / len(images) / 2
         return {"loss": losses[True], "label_worth": losses[False] - losses[True]}
 

@@ -80,7 +80,7 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Displa
         facts["tokenizer"] = digest(model.tokenizer)
         part = model.backbone
         _learn_domains(model, dataset.domains, display)
-        task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, accelerator)
+        task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, config.seed, accelerator)
     folder.check(config, facts, resume=resume, free=free)
     folder.begin(config, facts)
     display.note(f"{'going on with' if resume else 'writing'} {out}")

@@ -2,159 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclevar.core.attention import Visibility, plan_attention
-from cyclevar.core.blocks import AdaLNBlock
-from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.class_conditional import ClassConditionalBackbone
 from cyclevar.core.config import SamplingConfig
-from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.interfaces import Backbone, Condition, Start, Targets
+from cyclevar.core.errors import ConfigError
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarBackboneConfig
 
 
-class VarBackbone(Backbone):
-    """Tokens of all scales in one sequence, with a learned row for every position and every scale."""
+class VarBackbone(ClassConditionalBackbone):
+    """A learned row for every position of every scale, and one for every scale."""
 
     config: VarBackboneConfig
 
     def __init__(self, config: VarBackboneConfig, channels: int, codes: int, schedule: ScaleSchedule) -> None:
-        super().__init__()
-        if config.width % config.heads:
-            raise ConfigError(f"width {config.width} is not a multiple of {config.heads} heads")
-        width = config.width
-        self.config, self.schedule = config, schedule
-        self.depth, self.logit_dim = config.depth, codes
-        self.embed = nn.Linear(channels, width)
-        self.class_embedding = nn.Parameter(torch.empty(config.classes + 1, width))
-        self.domain_embedding = nn.Parameter(torch.empty(len(config.domains), width))
-        self.start_position = nn.Parameter(torch.empty(1, schedule.lengths[0], width))
-        self.position = nn.Parameter(torch.empty(1, schedule.total, width))
-        self.scale_embedding = nn.Parameter(torch.empty(len(schedule), width))
-        if config.shared_adaln:
-            self.modulation = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(
-            AdaLNBlock(
-                width,
-                config.heads,
-                round(width * config.mlp_ratio),
-                shared_modulation=config.shared_adaln,
-                qk_norm=config.qk_norm,
-                norm_eps=config.norm_eps,
-                drop_path=config.drop_path * i / max(config.depth - 1, 1),
-            )
-            for i in range(config.depth)
-        )
-        self.head_modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, codes)
-        self._initialize()
+        super().__init__(config, channels, codes, schedule.lengths[0])
+        self.schedule = schedule
+        self.position = nn.Parameter(torch.empty(1, schedule.total, config.width))
+        self.scale_embedding = nn.Parameter(torch.empty(len(schedule), config.width))
+        self.initialize()
 
-    @torch.no_grad()
-    def _initialize(self) -> None:
-        """VAR's initial weights: narrow normals, small heads, residual branches scaled down by depth."""
-        std = math.sqrt(1 / self.config.width / 3)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif not name.endswith("log_scale"):
-                nn.init.trunc_normal_(parameter, std=std)
-        self.head.weight.mul_(0.02)
-        for block in self.blocks:
-            assert isinstance(block, AdaLNBlock)
-            block.attention.out.weight.div_(math.sqrt(2 * self.depth))
-            block.feed_forward.down.weight.div_(math.sqrt(2 * self.depth))
-            if not self.config.shared_adaln:
-                gates = 2 * self.config.width
-                block.modulation.weight[gates:].mul_(0.5)
-                block.modulation.weight[:gates].mul_(1e-3)
-        self.head_modulation.weight.mul_(0.5)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names that `condition` takes besides class ids."""
-        return (*self.config.class_names, *self.config.domains)
-
-    def condition(self, targets: Targets) -> Condition:
-        """Class ids in ``[0, classes)`` or names, one a picture. The condition vector is the class embedding."""
-        rows = targets.tolist() if isinstance(targets, Tensor) else list(targets)
-        index = torch.tensor([self._row(target) for target in rows], device=self.class_embedding.device)
-        table = torch.cat([self.class_embedding, self.domain_embedding]).float()
-        null = F.embedding(torch.full_like(index, self.config.classes), table)
-        return Condition(F.embedding(index, table), null=Condition(null))
-
-    def _row(self, target: int | str) -> int:
-        """The row of a class or domain in the table of classes, null, domains."""
-        if isinstance(target, str):
-            if target in self.config.domains:
-                return self.config.classes + 1 + self.config.domains.index(target)
-            if target in self.config.class_names:
-                return self.config.class_names.index(target)
-            if not target.isdecimal():
-                raise UnknownNameError("domain", target, self.names, hint="class ids work too")
-            target = int(target)
-        if not 0 <= target < self.config.classes:
-            raise ConfigError(f"class {target} is out of range", expected=f"0 to {self.config.classes - 1}")
-        return target
-
-    @torch.no_grad()
-    def add_domain(self, name: str, like: int | str | None = None) -> None:
-        if name in self.names:
-            raise ConfigError(f"there is already a domain {name!r}", hint="choose another name")
-        new = self.class_embedding[:-1].mean(0) if like is None else self.condition([like]).vector[0]
-        self.domain_embedding = nn.Parameter(torch.cat([self.domain_embedding, new[None]]))
-        self.config = self.config.model_copy(update={"domains": (*self.config.domains, name)})
-
-    def forward(
-        self,
-        features: Sequence[Tensor | None],
-        condition: Condition,
-        schedule: ScaleSchedule,
-        *,
-        first: int = 0,
-        cache: KeyValueCache | None = None,
-        visibility: Visibility | None = None,
-        start: Start = "replace",
-    ) -> Tensor:
+    def place(self, x: Tensor, scale: int, schedule: ScaleSchedule) -> Tensor:
         if schedule.sizes != self.schedule.sizes:
             raise ConfigError(
                 f"the schedule is {schedule}", expected=f"{self.schedule}, whose positions this transformer learned"
             )
-        scales = range(first, first + len(features))
-        x = torch.cat(
-            [self._tokens(k, part, condition, start) for k, part in zip(scales, features, strict=True)], dim=1
-        )
-        visibility = visibility or (cache.visibility if cache else Visibility.causal(len(schedule)))
-        plan = plan_attention(schedule, visibility, scales, cache.kept if cache else (), self.attention_backend)
-        shared = self.modulation(F.silu(condition.vector)) if self.config.shared_adaln else condition.vector
-        for layer, block in enumerate(self.blocks):
-            x = block(x, shared, plan, cache, layer)
-        if cache is not None:
-            cache.commit(scales)
-        return self._logits(x, condition)
-
-    def _tokens(self, scale: int, part: Tensor | None, condition: Condition, start: Start) -> Tensor:
-        """Embedded tokens ``[B,h_k*w_k,width]`` of one scale, with the rows of their positions and scale."""
-        x = condition.vector.new_zeros(len(condition), 1, 1)
-        if scale == 0 and (part is None or start == "add"):
-            x = condition.vector[:, None] + self.start_position
-        elif part is None:
-            raise ConfigError(f"scale {scale} was given no map", expected="a map for every scale but the first")
-        if part is not None:
-            x = x + self.embed(part.flatten(2).transpose(1, 2)).float()
-        return x + self.scale_embedding[scale] + self.position[:, slice(*self.schedule.spans[scale])]
-
-    def _logits(self, x: Tensor, condition: Condition) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            scale, shift = self.head_modulation(F.silu(condition.vector.float()))[:, None].chunk(2, dim=-1)
-            x = F.layer_norm(x.float(), (self.config.width,), eps=self.config.norm_eps) * (1 + scale) + shift
-            logits: Tensor = self.head(x)
-            return logits
+        return x + self.scale_embedding[scale] + self.position[:, slice(*schedule.spans[scale])]
 
     def guide(
         self,

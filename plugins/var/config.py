@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field, PositiveInt
 
-from cyclevar.core.config import FamilyConfig, Measures, SamplingConfig
+from cyclevar.core.config import ClassConditionalConfig, FamilyConfig, Measures, SamplingConfig
 from cyclevar.core.hub import PublishedFile
 from cyclevar.core.settings import Settings
 
@@ -25,23 +25,8 @@ class VarTokenizerConfig(Settings):
     """Side of the pixel patches folded into channels at the border; the published models have 1."""
 
 
-class VarBackboneConfig(Settings):
+class VarBackboneConfig(ClassConditionalConfig):
     """The class-conditional transformer. Defaults: the published ``d16``."""
-
-    depth: PositiveInt = 16
-    width: PositiveInt = 1024
-    heads: PositiveInt = 16
-    mlp_ratio: float = Field(4.0, gt=0)
-    classes: PositiveInt = 1000
-    shared_adaln: bool = False
-    qk_norm: bool = True
-    norm_eps: float = Field(1e-6, gt=0)
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    """Rate of dropped branches in the last block while pre-training, rising linearly from 0 in the first."""
-    class_names: tuple[str, ...] = ()
-    """Names of the first classes, where they have names."""
-    domains: tuple[str, ...] = ()
-    """Names of the domains added behind the pretrained classes."""
 
 
 class VarConfig(FamilyConfig):
@@ -64,8 +49,7 @@ class VarConfig(FamilyConfig):
         return PUBLISHED
 
     def conditions(self) -> str:
-        names = (*self.backbone.class_names, *self.backbone.domains)
-        return ", ".join(names) if names else f"class 0 to {self.backbone.classes - 1}"
+        return self.backbone.conditions()
 
 
 SAMPLING = SamplingConfig(guidance=1.5, top_k=900, top_p=0.96)

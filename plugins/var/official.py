@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cyclevar.core.names import (
-    NameTable,
-    affine_names,
-    autoencoder_names,
-    block_names,
-    scale_causal_bias,
-    scale_index,
-)
+from cyclevar.core.class_conditional import class_conditional_names
+from cyclevar.core.names import NameTable, affine_names, autoencoder_names, scale_index
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarBackboneConfig, VarTokenizerConfig
 
@@ -31,26 +25,7 @@ def tokenizer_names(config: VarTokenizerConfig, schedule: ScaleSchedule) -> Name
 
 def backbone_names(config: VarBackboneConfig, schedule: ScaleSchedule) -> NameTable:
     """Names of the transformer's tensors. Rows of added domains have no published name."""
-    names = {
-        "start_position": "pos_start",
-        "position": "pos_1LC",
-        "scale_embedding": "lvl_embed.weight",
-        "class_embedding": "class_emb.weight",
-    }
-    names |= affine_names("embed", "word_embed") | affine_names("head", "head")
-    names |= affine_names("head_modulation", "head_nm.ada_lin.1")
-    if config.shared_adaln:
-        names |= affine_names("modulation", "shared_ada_lin.1")
-    derived = {
-        "lvl_1L": lambda: scale_index(schedule.lengths),
-        "attn_bias_for_masking": lambda: scale_causal_bias(schedule.lengths),
-    }
-    for i in range(config.depth):
-        block = f"blocks.{i}"  # ours and the published one
-        names |= block_names(block, block, attention="attn", qk_norm=config.qk_norm)
-        if config.shared_adaln:
-            names[f"{block}.modulation_offset"] = f"{block}.ada_gss"
-        else:
-            names |= affine_names(f"{block}.modulation", f"{block}.ada_lin.1")
-        derived[f"{block}.attn.zero_k_bias"] = lambda: torch.zeros(config.width)
+    names, derived = class_conditional_names(config, schedule)
+    names["scale_embedding"] = "lvl_embed.weight"
+    derived["lvl_1L"] = lambda: scale_index(schedule.lengths)
     return NameTable(names, derived, wrappers=[("trainer", "var_wo_ddp")])

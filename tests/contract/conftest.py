@@ -18,6 +18,7 @@ REGISTRY = get_manager().registry
 SMALLER: dict[str, dict[str, Any]] = {
     "var": {"backbone": {"depth": 2, "width": 64, "heads": 2}, "schedule": "1-2-3-4"},
     "infinity": {"backbone": {"depth": 2, "width": 64, "heads": 2}, "schedule": "1-2-3-4"},
+    "flexvar": {"backbone": {"depth": 2, "width": 64, "heads": 2}, "schedule": "1-2-3-4"},
 }
 """What makes a family's preset `tiny` smaller still, where that can be."""
 

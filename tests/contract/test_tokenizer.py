@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
+
+import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from cyclevar.core.errors import ConfigError
 from cyclevar.core.model import Model
-from cyclevar.core.pyramid import Pyramid, compose, teacher_inputs
+from cyclevar.core.pyramid import Pyramid, compose, teacher_inputs, tokenize
 from cyclevar.core.schedule import ScaleSchedule
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -107,6 +111,32 @@ def test_maps_grow_to_any_finer_scale(model: Model, pyramid: Pyramid) -> None:
                 grown = model.tokenizer.upsample(part, (height, width))
                 assert grown.shape == (*part.shape[:2], height, width)
     assert_close(model.tokenizer.upsample(pyramid.maps[-1], model.schedule.full), pyramid.maps[-1], **CLOSE)
+
+
+def test_a_schedule_that_ends_elsewhere_is_refused(model: Model, latent: Tensor) -> None:
+    shorter = ScaleSchedule(model.schedule.sizes[:-1])
+    with pytest.raises(ConfigError, match=r"builds a latent of .*; expected .*, the size of the pictures"):
+        tokenize(model.tokenizer, latent, shorter)
+
+
+def test_what_training_asks_for(model: Model, images: Tensor, latent: Tensor) -> None:
+    tokenizer = model.tokenizer
+    schedule = tokenizer.training_schedule(Random("1"))
+    assert schedule == tokenizer.training_schedule(Random("1"))
+    assert schedule.full == model.schedule.full
+    source = latent.clone().requires_grad_()
+    pyramid = tokenize(tokenizer, source, schedule)
+    views = tokenizer.views(pyramid.maps, schedule, images, source)
+    assert torch.equal(views[-1].images, images)
+    for view in views:
+        assert tokenizer.decode(view.latent).shape == view.images.shape
+        (gradient,) = torch.autograd.grad(view.latent.square().sum(), source, retain_graph=True)
+        assert bool(gradient.isfinite().all())
+    assert_close(views[-1].latent, pyramid.latent, **CLOSE)
+    for made, wanted in tokenizer.approximations(source, pyramid.codes, schedule):
+        assert made.shape == wanted.shape
+    assert_close(made, pyramid.latent, **CLOSE)
+    assert tokenizer.decode(tokenizer.unquantized(latent)).shape == images.shape
 
 
 def test_the_default_schedule_is_the_models(model: Model) -> None:

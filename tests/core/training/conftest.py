@@ -39,6 +39,14 @@ SETTINGS: dict[str, Any] = {
 }
 """For pictures of 16 px."""
 
+FLEXVAR: dict[str, Any] = {
+    "tokenizer": {key: value for key, value in SETTINGS["tokenizer"].items() if key != "phi_count"}
+    | {"z_channels": 8, "kernel": 3},
+    "backbone": SETTINGS["backbone"] | {"position_grid": 4},
+    "schedule": SETTINGS["schedule"],
+}
+"""The same as a FlexVAR."""
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
@@ -101,10 +109,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_model() -> Model:
+def make_model(family: str = "var", settings: Mapping[str, Any] = SETTINGS) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = cyclevar.build("var", SETTINGS)
+        model = cyclevar.build(family, settings)
     with torch.no_grad():
         for name in ("class_embedding", "head.weight", "head_modulation.weight"):
             model.backbone.get_parameter(name).mul_(20)
@@ -175,6 +183,22 @@ def backbone_config(pictures: Path, weights: Path) -> PretrainConfig:
             },
         },
     )
+
+
+@pytest.fixture(scope="session")
+def flexvar_tokenizer_config(tokenizer_config: PretrainConfig) -> PretrainConfig:
+    """Random sizes in every update with codes."""
+    return tokenizer_config.model_copy(update={"backbone": "flexvar", "model": FLEXVAR})
+
+
+@pytest.fixture(scope="session")
+def flexvar_backbone_config(
+    backbone_config: PretrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> PretrainConfig:
+    """A random schedule in every update."""
+    path = tmp_path_factory.mktemp("flexvar") / "model.safetensors"
+    make_model("flexvar", FLEXVAR).save(path)
+    return backbone_config.model_copy(update={"backbone": "flexvar", "weights": str(path)})
 
 
 class Differences(PerceptualDistance):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 from cyclevar.core.config import PretrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.model import Model
+from cyclevar.core.model import Model, load_model
 from cyclevar.core.pyramid import teacher_inputs, tokenize
 from cyclevar.core.training.backbone import BackboneTask
+from cyclevar.core.training.common import step_random
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def task(model: Model, backbone_config: PretrainConfig, pictures: Path, accelera
     a, b = (stack(part, 16) for part in dataset.validation)
     batches = UnpairedBatches(dataset.train, 2, 16)
     torch.manual_seed(0)
-    return BackboneTask(model, backbone_config.transformer, batches, (a, b), ("discs", "squares"), accelerator)
+    return BackboneTask(model, backbone_config.transformer, batches, (a, b), ("discs", "squares"), 0, accelerator)
 
 
 def test_the_loss_is_the_mean_surprise_a_token(task: BackboneTask) -> None:
@@ -34,7 +36,7 @@ def test_the_loss_is_the_mean_surprise_a_token(task: BackboneTask) -> None:
         inputs = teacher_inputs(model.tokenizer, pyramid.maps, model.schedule)
         condition = model.backbone.condition(["discs"] * len(images))
         probabilities = model.backbone(inputs, condition, model.schedule).softmax(-1)
-        loss = task._loss(model.backbone, images, ["discs"] * len(images), 0)
+        loss = task._loss(model.backbone, images, ["discs"] * len(images), model.schedule)
     surprises = [
         -math.log(probabilities[i, position, code])
         for i in range(len(images))
@@ -68,7 +70,7 @@ def test_labels_are_dropped_in_training_only(task: BackboneTask) -> None:
     grads = []
     for dropout in (0.0, 1.0):
         null.grad = None
-        task._loss(task.model.backbone, images, ["discs"] * len(images), dropout).backward()
+        task._loss(task.model.backbone, images, ["discs"] * len(images), task.model.schedule, dropout).backward()
         assert null.grad is not None
         grads.append(null.grad.norm(dim=1))
     kept, dropped = grads  # rows: discs, squares, no label
@@ -83,3 +85,46 @@ def test_validation_and_samples_draw_nothing(task: BackboneTask) -> None:
     assert [tuple(row.shape) for row in rows] == [(8, 3, 16, 16)] * 2
     assert all(torch.equal(x, y) for x, y in zip(rows, task.sample(0), strict=True))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_family_may_train_on_schedules_of_its_own(
+    flexvar_backbone_config: PretrainConfig, pictures: Path, accelerator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(pictures)
+    a, b = (stack(part, 16) for part in dataset.validation or ())
+    batches = UnpairedBatches(dataset.train, 2, 16)
+    model = load_model(str(flexvar_backbone_config.weights))
+    task = BackboneTask(
+        model, flexvar_backbone_config.transformer, batches, (a, b), ("discs", "squares"), 7, accelerator
+    )
+    met, forward = list[str](), model.backbone.forward
+
+    def watched(features: Any, condition: Any, schedule: Any, **more: Any) -> torch.Tensor:
+        met.append(str(schedule))
+        return forward(features, condition, schedule, **more)
+
+    monkeypatch.setattr(model.backbone, "forward", watched)
+    for step in range(20):
+        task.update(step)
+    drawn = [str(model.backbone.training_schedule(model.schedule, step_random(7, step))) for step in range(20)]
+    assert met == drawn
+    assert len(set(drawn)) > 1
+    met.clear()
+    monkeypatch.setattr(task.ema.module, "forward", watched)
+    task.validate(20)
+    assert set(met) == {str(model.schedule)}
+
+
+def test_codes_are_corrupted_in_training_only(task: BackboneTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[tuple[int, float]]()
+
+    def corrupt(codes: torch.Tensor, scale: int, random: Random) -> torch.Tensor:
+        seen.append((scale, random.random()))
+        return codes
+
+    monkeypatch.setattr(task.model.tokenizer, "corrupt", corrupt)
+    task.validate(0)
+    assert seen == []
+    task.update(3)
+    random = step_random(0, 3)
+    assert seen == [(scale, random.random()) for scale in range(3)]

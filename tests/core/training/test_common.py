@@ -21,6 +21,7 @@ from cyclevar.core.training.common import (
     make_optimizer,
     moving_average,
     set_learning_rate,
+    step_random,
 )
 
 
@@ -42,6 +43,12 @@ def test_the_rate_falls_by_a_half_cosine() -> None:
     assert found[6] == pytest.approx(0.5)
     assert found[9] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
     assert found[1:] == sorted(found[1:], reverse=True)
+
+
+def test_a_step_has_random_numbers_of_its_own() -> None:
+    first = step_random(0, 7).random()
+    assert first == step_random(0, 7).random()
+    assert len({first, step_random(0, 8).random(), step_random(1, 7).random(), step_random(7, 0).random()}) == 4
 
 
 def test_there_may_be_no_warm_up() -> None:

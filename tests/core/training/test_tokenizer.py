@@ -15,9 +15,9 @@ from cyclevar.core.config import PretrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.interfaces import CodebookQuantizer
-from cyclevar.core.model import Model
+from cyclevar.core.model import Model, build
 from cyclevar.core.pyramid import round_trip, tokenize
-from cyclevar.core.training.common import descend
+from cyclevar.core.training.common import descend, step_random
 from cyclevar.core.training.tokenizer import (
     TokenizerTask,
     collect_targets,
@@ -154,6 +154,92 @@ def test_codes_that_nothing_uses_are_refilled(make: Make) -> None:
     task.update(1)
     assert codebook[3].abs().max() < 1e3
     assert task.usage.get_buffer("hits").sum() == 0
+
+
+@pytest.fixture
+def flexvar(
+    flexvar_tokenizer_config: PretrainConfig, pictures: Path, perceptual: Any, accelerator: Any
+) -> TokenizerTask:
+    """The training of a family whose scales are pictures of their own."""
+    config = flexvar_tokenizer_config
+    a, b = (stack(part, 16) for part in open_dataset(pictures).validation or ())
+    batches = UnpairedBatches(open_dataset(pictures).train, 2, 16)
+    torch.manual_seed(0)
+    tokenizer = build("flexvar", config.model).tokenizer
+    return TokenizerTask(tokenizer, config.tokenizer, batches, (a, b), 3, (perceptual, perceptual), accelerator)
+
+
+def test_a_family_may_train_on_sizes_of_its_own(flexvar: TokenizerTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, decode = list[tuple[int, ...]](), flexvar.tokenizer.decode
+
+    def watched(latent: Tensor, *, clamp: bool = True) -> Tensor:
+        decoded.append(tuple(latent.shape[-2:]))
+        return decode(latent, clamp=clamp)
+
+    monkeypatch.setattr(flexvar.tokenizer, "decode", watched)
+    for step in range(15):
+        decoded.clear()
+        figures = flexvar.update(step)
+        assert all(math.isfinite(value) for value in figures.values())
+        if step < 5:
+            assert decoded == [(4, 4)]
+        else:
+            drawn = flexvar.tokenizer.training_schedule(step_random(3, step))
+            assert sorted(decoded) == list(drawn.sizes) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_the_loss_counts_the_full_picture_and_the_mean_of_the_others(
+    flexvar: TokenizerTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(5):
+        flexvar.update(step)
+    flexvar._start_quantizing()
+    outputs, decode = list[Tensor](), flexvar.tokenizer.decode
+
+    def watched(latent: Tensor, *, clamp: bool = True) -> Tensor:
+        outputs.append(decode(latent, clamp=clamp).detach())
+        return decode(latent, clamp=clamp)
+
+    monkeypatch.setattr(flexvar.tokenizer, "decode", watched)
+    figures = flexvar.update(6)
+    images = torch.cat(flexvar.batches.batch(6))
+    losses = [
+        float((output - target).abs().mean() + 4 * (output - target).square().mean())
+        for output in outputs
+        for target in [nn.functional.adaptive_avg_pool2d(images, output.shape[-1])]
+    ]
+    assert figures["reconstruction"] == pytest.approx(losses[-1] + sum(losses[:-1]) / 3, rel=1e-5)
+
+
+def test_a_code_book_of_directions_is_fitted(flexvar: TokenizerTask) -> None:
+    tokenizer, latents = flexvar.tokenizer, torch.randn(40, 8, 4, 4)
+    coder = flexvar.coder
+    assert coder is not None
+
+    def error() -> float:
+        pairs = tokenizer.approximations(
+            latents, tokenize(tokenizer, latents, tokenizer.default_schedule).codes, tokenizer.default_schedule
+        )
+        return sum(float((made - wanted).square().mean()) for made, wanted in pairs)
+
+    errors = [error()]
+    for iterations in (2, 12):
+        fit_codebook(tokenizer, coder, latents, iterations, torch.Generator().manual_seed(0))
+        errors.append(error())
+    assert errors == sorted(errors, reverse=True)
+    torch.testing.assert_close(coder.codebook.norm(dim=1), torch.ones(16))
+
+
+def test_a_quantizer_without_code_book(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make()
+    monkeypatch.setattr(task, "coder", None)
+    monkeypatch.setattr("cyclevar.core.training.tokenizer.fit_codebook", lambda *more: pytest.fail("fitted"))
+    codebook = task.tokenizer.quantizer.get_parameter("codebook")
+    codebook.requires_grad_(False)
+    before = codebook.clone()
+    for step in range(8):
+        task.update(step)
+    assert torch.equal(codebook, before)
 
 
 def test_the_adversarial_part_has_its_share_of_the_gradient(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""The FlexVAR family (arXiv 2502.20313)."""
