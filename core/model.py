@@ -82,13 +82,12 @@ class Model(nn.Module):
             if source is None:
                 continue
             table, module = self._table(part), self.get_submodule(part)
-            given = isinstance(source, Mapping)
             if isinstance(source, Mapping):
-                state, what = source, f"the given {part} state dict"
+                state = table.to_ours(source, module.state_dict(), what=f"the given {part} state dict")
             else:
                 path = find_weights(source)
-                state, what = load_published(path, table.wrappers), str(path)
-            self._fill(part, table.to_ours(state, module.state_dict(), what=what), copy=given)
+                state = table.to_ours(load_published(path, table.wrappers), module.state_dict(), what=str(path))
+            self._fill(part, state, owned=not isinstance(source, Mapping))
         return self
 
     def export_official(self) -> dict[str, dict[str, Tensor]]:
@@ -113,10 +112,10 @@ class Model(nn.Module):
         metadata = {"family": self.family, "config": self.config.model_dump(mode="json"), **(extra or {})}
         save_tensors(Path(path), state, metadata)
 
-    def load_state(self, state: Mapping[str, Tensor], *, what: str, copy: bool = True) -> None:
+    def load_state(self, state: dict[str, Tensor], *, what: str, owned: bool = False) -> None:
         """Load our own state dict, any float type. Raises `CheckpointError` naming what does not fit.
 
-        Without ``copy`` a model that has no memory yet takes the very tensors where their type is right.
+        A model that has no memory yet takes over the very tensors of an ``owned`` one, which the caller then forgets.
         """
         own = self.state_dict()
         wrong = [
@@ -125,12 +124,12 @@ class Model(nn.Module):
             if name in state and state[name].shape != own[name].shape
         ]
         check_keys(what, [n for n in own if n not in state], [n for n in state if n not in own], wrong)
-        self._fill("", state, copy=copy)
+        self._fill("", state, owned=owned)
 
-    def _fill(self, part: str, state: Mapping[str, Tensor], *, copy: bool) -> None:
+    def _fill(self, part: str, state: dict[str, Tensor], *, owned: bool) -> None:
         """Put tensors of the right shapes into ``part`` ("" for all), which may have no memory yet.
 
-        Tensors that are mapped from a file need no ``copy``: a large model is then never in memory twice. What then still has none, since ``state`` says nothing of it, gets the value that a fresh model has.
+        The tensors of an ``owned`` state are taken over, or converted one by one: no large model is in memory twice. What then still has none, since ``state`` says nothing of it, gets the value that a fresh model has.
         """
         module = self.get_submodule(part)
         own = module.state_dict()
@@ -138,8 +137,10 @@ class Model(nn.Module):
             module.load_state_dict(state, strict=False)
             return
         empty = {name: torch.empty_like(tensor, device="cpu") for name, tensor in own.items() if not tensor.numel()}
-        copies = {name: tensor.to(own[name].dtype, copy=copy) for name, tensor in state.items()}
-        module.load_state_dict(empty | copies, strict=False, assign=True)
+        tensors = state if owned else dict(state)
+        for name in list(tensors):
+            tensors[name] = tensors[name].to(own[name].dtype, copy=not owned)
+        module.load_state_dict(empty | tensors, strict=False, assign=True)
         left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
         if left:
             with torch.random.fork_rng(devices=[]):
@@ -189,5 +190,5 @@ def load_model(path: str | Path, **overrides: Any) -> Model:
             hint="published files are loaded with Model.load_official",
         )
     model = build(metadata["family"], metadata["config"], initialize=False, **overrides)
-    model.load_state(state, what=str(path), copy=False)
+    model.load_state(state, what=str(path), owned=True)
     return model
