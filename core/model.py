@@ -129,7 +129,8 @@ class Model(nn.Module):
     def _fill(self, part: str, state: dict[str, Tensor], *, owned: bool) -> None:
         """Put tensors of the right shapes into ``part`` ("" for all), which may have no memory yet.
 
-        The tensors of an ``owned`` state are taken over, or converted one by one: no large model is in memory twice. What then still has none, since ``state`` says nothing of it, gets the value that a fresh model has.
+        The tensors of an ``owned`` state are taken over, or converted one by one: no large model is in memory twice.
+        What then still has none, since ``state`` says nothing of it, gets the value that a fresh model has.
         """
         module = self.get_submodule(part)
         own = module.state_dict()
