@@ -159,6 +159,7 @@ class TokenizerTask(Task):
         latent = latent.float()  # half precision would confuse neighbouring codes
         values: dict[str, Tensor] = {}
         loss = latent.new_zeros(())
+        pyramid: Pyramid | None = None
         if step < config.autoencoder_steps:
             loss = 1e-3 * latent.square().mean()
             latent = latent + config.latent_noise * latent.detach().std() * torch.randn_like(latent)
@@ -171,7 +172,6 @@ class TokenizerTask(Task):
                     tokenizer, latent, pyramid.codes, schedule, config.commitment
                 )
                 values["quantizer"] = loss
-                self._refill(step, pyramid, images)
             with torch.set_grad_enabled(not finishing):
                 views = tokenizer.views(pyramid.maps, schedule, images, None if finishing else latent)
         *smaller, output = [self._decode(view) for view in views]
@@ -193,6 +193,8 @@ class TokenizerTask(Task):
             loss = loss + config.adversarial * ratio.clamp_max(1e4) * fooling
             values["adversarial"] = fooling
         values["gradient_norm"] = descend(self.accelerator, loss, self.optimizer, config.optimizer.clip)
+        if pyramid is not None and not finishing:
+            self._refill(step, pyramid, images)
         self.ema.update_parameters(self.tokenizer)
         if finishing:
             values["discriminator"] = self._update_discriminator(step, images, output.detach())

@@ -182,10 +182,11 @@ def test_a_family_may_train_on_sizes_of_its_own(flexvar: TokenizerTask, monkeypa
         figures = flexvar.update(step)
         assert all(math.isfinite(value) for value in figures.values())
         if step < 5:
-            assert decoded == [(4, 4)]
+            assert decoded == [(8, 8)]
         else:
             drawn = flexvar.tokenizer.training_schedule(step_random(3, step))
-            assert sorted(decoded) == list(drawn.sizes) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+            assert decoded == list(drawn.sizes)
+            assert len(decoded) == 5
 
 
 def test_the_loss_counts_the_full_picture_and_the_mean_of_the_others(
@@ -208,11 +209,11 @@ def test_the_loss_counts_the_full_picture_and_the_mean_of_the_others(
         for output in outputs
         for target in [nn.functional.adaptive_avg_pool2d(images, output.shape[-1])]
     ]
-    assert figures["reconstruction"] == pytest.approx(losses[-1] + sum(losses[:-1]) / 3, rel=1e-5)
+    assert figures["reconstruction"] == pytest.approx(losses[-1] + sum(losses[:-1]) / 4, rel=1e-5)
 
 
 def test_a_code_book_of_directions_is_fitted(flexvar: TokenizerTask) -> None:
-    tokenizer, latents = flexvar.tokenizer, torch.randn(40, 8, 4, 4)
+    tokenizer, latents = flexvar.tokenizer, torch.randn(40, 8, 8, 8)
     coder = flexvar.coder
     assert coder is not None
 
@@ -220,7 +221,8 @@ def test_a_code_book_of_directions_is_fitted(flexvar: TokenizerTask) -> None:
         pairs = tokenizer.approximations(
             latents, tokenize(tokenizer, latents, tokenizer.default_schedule).codes, tokenizer.default_schedule
         )
-        return sum(float((made - wanted).square().mean()) for made, wanted in pairs)
+        with torch.no_grad():
+            return sum((made - wanted).square().mean().item() for made, wanted in pairs)
 
     errors = [error()]
     for iterations in (2, 12):
@@ -244,7 +246,7 @@ def test_a_quantizer_without_code_book(make: Make, monkeypatch: pytest.MonkeyPat
 
 def test_the_adversarial_part_has_its_share_of_the_gradient(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the picture, its gradient is ``adversarial`` times as large as the reconstruction's."""
-    task = make(autoencoder_steps=0, finish_from=1, adversarial_after=0, perceptual_from=99)
+    task = make(autoencoder_steps=0, finish_from=1, adversarial_after=0, perceptual_from=99, finish_perceptual=0.0)
     task.update(0)
     outputs, gradients = list[Tensor](), list[Tensor]()
     decode = task.tokenizer.decode
