@@ -160,6 +160,8 @@ def expand_picture(
             f"the picture of {picture.height}x{picture.width} does not lie inside {size[0]}x{size[1]} (height x width)",
             expected="a larger canvas around it",
         )
+    if rooms == (0, 0):
+        raise ConfigError("the canvas is as large as the picture", expected="a larger one")
     around = ((top, rooms[0] - top), (left, rooms[1] - left))
     canvas = Image.fromarray(np.pad(np.asarray(picture), (*around, (0, 0)), mode="edge"))
     _, fitted = _place(model, canvas)
@@ -167,8 +169,6 @@ def expand_picture(
         schedule_for(model, size)  # names the nearest size
     known = np.zeros((picture.height, picture.width), np.uint8)
     mask = Image.fromarray(np.pad(known, around, constant_values=255))
-    if mask.getbbox() is None:
-        raise ConfigError("the canvas is as large as the picture", expected="a larger one")
     return inpaint_picture(model, canvas, mask, target, compose=compose, **settings)
 
 

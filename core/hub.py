@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cyclevar.core.errors import CheckpointError
 
@@ -117,13 +117,14 @@ def _download(file: PublishedFile, folder: Path | None, report: Callable[[str], 
     from huggingface_hub import hf_hub_download, snapshot_download
 
     report(f"fetching {file.name} from huggingface.co/{file.repository}")
+    to: dict[str, Any] = {"revision": file.revision, "cache_dir": hub_cache(), "local_dir": folder}
     try:
-        if file.name.endswith("/"):
-            root = snapshot_download(
-                file.repository, revision=file.revision, allow_patterns=f"{file.name}*", local_dir=folder
-            )
-            return Path(root) / file.name
-        return Path(hf_hub_download(file.repository, file.name, revision=file.revision, local_dir=folder))
+        if not file.name.endswith("/"):
+            return Path(hf_hub_download(file.repository, file.name, **to))
+        path = Path(snapshot_download(file.repository, allow_patterns=f"{file.name}*", **to)) / file.name
+        if not path.is_dir():
+            raise FileNotFoundError("the repository holds no such folder")
+        return path
     except OSError as error:  # of the hub's client: offline, no connection, no such file; or a full disk
         reason = " ".join((str(error) or type(error).__name__).split())
         raise CheckpointError(

@@ -99,6 +99,7 @@ def open_model(
     from cyclevar.core.model import build
 
     wanted = family or DEFAULT_FAMILY, preset or DEFAULT_PRESET
+    family_config(wanted[0])  # a mistyped family before everything else
     if tokenizer_weights is None and weights is None:
         presets = family_config(wanted[0]).presets()
         if wanted[1] not in presets:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from cyclevar.core.config import FamilyConfig, SamplingConfig, Share, Size
+from cyclevar.core.config import FamilyConfig, Measures, SamplingConfig, Share, Size
 from cyclevar.core.errors import UnknownNameError
+from cyclevar.core.hub import PublishedFile
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings
 from cyclevar.plugins.infinity import schedules
@@ -112,6 +113,14 @@ class InfinityConfig(FamilyConfig):
         return PRESETS
 
     @classmethod
+    def measures(cls) -> Mapping[str, Measures]:
+        return MEASURES
+
+    @classmethod
+    def published(cls) -> Sequence[PublishedFile]:
+        return PUBLISHED
+
+    @classmethod
     def schedules(cls) -> Mapping[str, str]:
         return schedules.NAMED
 
@@ -166,3 +175,31 @@ PRESETS: dict[str, InfinityConfig] = {
     "8b": published(40, 3584, 28, 8, schedule="1M@1.0", patchify=True),
     "layer48": published(48, 3360, 28),
 }
+
+MEASURES = {
+    "tiny": Measures(1_463_680, 2_080_500, 4),
+    "layer12": Measures(110_118_051, 125_185_696, 16),
+    "layer16": Measures(110_118_051, 361_633_792, 16),
+    "layer24": Measures(110_118_051, 940_944_832, 16),
+    "2b": Measures(110_118_051, 2_204_564_032, 16),
+    "layer32": Measures(110_118_051, 2_256_694_912, 16),
+    "layer40": Measures(110_118_051, 4_716_421_888, 16),
+    "8b": Measures(81_624_209, 8_375_791_824, 16),
+    "layer48": Measures(110_118_051, 8_767_198_528, 16),
+}
+
+PUBLISHED = tuple(
+    PublishedFile(name, part, presets, repository="FoundationVision/Infinity", licence="MIT")
+    for name, part, presets in (
+        ("infinity_vae_d32reg.pth", "tokenizer", ("2b",)),
+        ("infinity_2b_reg.pth", "backbone", ("2b",)),
+        ("infinity_vae_d56_f8_14_patchify.pth", "tokenizer", ("8b",)),
+        ("infinity_8b_weights/", "backbone", ("8b",)),
+        ("infinity_8b_512x512_weights/", "backbone", ()),
+        ("infinity_vae_d16.pth", "tokenizer", ()),
+        ("infinity_vae_d24.pth", "tokenizer", ()),
+        ("infinity_vae_d32.pth", "tokenizer", ()),
+        ("infinity_vae_d64.pth", "tokenizer", ()),
+    )
+)
+"""The smaller transformers were not published; the other tokenizers belong to none that was."""

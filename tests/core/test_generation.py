@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.generation import Generation, generate
+from cyclevar.core.generation import (
+    Generation,
+    generate,
+    generate_each,
+    noise_generator,
+    sampling_config,
+    schedule_for,
+    size_of_ratio,
+)
 from cyclevar.core.interfaces import ScaleState
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import compose, teacher_inputs, tokenize
@@ -85,6 +95,54 @@ def test_one_number_a_scale(model: Model) -> None:
 
 def test_temperature_divides_the_logits(model: Model) -> None:
     assert_close(sample(model, temperature=2.0).logits[:, :1], sample(model).logits[:, :1] / 2)
+
+
+def test_noise_follows_from_seed_picture_and_scale(model: Model) -> None:
+    def draws(seed: int, sample: int, scale: int) -> list[float]:
+        return torch.rand(4, generator=noise_generator(seed, sample, scale)).tolist()
+
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (2**40, 0, 0)]
+    assert len({tuple(draws(*key)) for key in keys}) == len(keys)
+    assert draws(3, 4, 5) == draws(3, 4, 5)
+
+
+def test_a_picture_does_not_change_with_its_neighbours(model: Model) -> None:
+    settings = {"guidance": 2.0, "top_p": 0.9}
+    every = sample(model, 5, targets=(0, 1, 2, 3, 1), **settings)
+    alone = sample(model, 5, targets=(3,), samples=[3], **settings)
+    turned = sample(model, 5, targets=(1, 3, 0), samples=[1, 3, 0], **settings)
+    assert torch.equal(every.codes[-1][3], alone.codes[-1][0])
+    for row, other in enumerate((1, 3, 0)):
+        assert all(
+            torch.equal(codes[row], whole[other]) for codes, whole in zip(turned.codes, every.codes, strict=True)
+        )
+    assert not torch.equal(every.codes[-1][1], every.codes[-1][4])
+
+
+def test_batches_change_nothing(model: Model) -> None:
+    drawn = [list(generate_each(model, ["cat", 3], 3, batch_size=size, seed=2)) for size in (1, 4, 10)]
+    assert [which[:2] for which in drawn[0]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    for others in drawn[1:]:
+        for one, other in zip(drawn[0], others, strict=True):
+            assert one[:2] == other[:2]
+            assert_close(one[2], other[2], **CLOSE)
+
+
+def test_pictures_of_one_size_only(model: Model) -> None:
+    assert schedule_for(model, (16, 16)) == model.schedule
+    with pytest.raises(ConfigError, match=r"var cannot make a picture of 16x24 .*; expected 16x16, the nearest size"):
+        schedule_for(model, (16, 24))
+    assert size_of_ratio(model, 1) == (16, 16)
+    assert size_of_ratio(model, 4) == (8, 32)
+
+
+def test_settings_are_the_models_until_they_are_given(make_model: Callable[..., Model]) -> None:
+    model = make_model(sampling={"guidance": 2.0, "top_k": 1})
+    assert equal(sample(model), sample(make_model(), guidance=2.0, top_k=1))
+    assert sampling_config(model, top_k=[1, 2, 3, 4]).top_k == (1, 2, 3, 4)
+    for wrong, problem in (({"top_p": 1.5}, "top_p is 1.5"), ({"top_q": 1}, "did you mean 'top_")):
+        with pytest.raises(ConfigError, match=problem):
+            sampling_config(model, **wrong)
 
 
 def test_pictures_of_a_batch_do_not_mix(model: Model) -> None:
