@@ -66,7 +66,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a safetensors file that `save_tensors` wrote: its tensors (mapped from the disk) and its metadata."""
+    """Read a safetensors file that `save_tensors` wrote: its tensors (on the CPU) and its metadata."""
     tensors, header = _read_safetensors(path)
     try:
         return tensors, {name: json.loads(value) for name, value in header.items()}
@@ -82,7 +82,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     require_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names, metadata = list(file.keys()), file.metadata() or {}
+
+        def some(names: Sequence[str]) -> dict[str, Tensor]:
+            with safetensors.safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in names}
+
+        return _copied(names, some), metadata
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({error})",
@@ -95,10 +101,25 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """What tells which file of a sharded folder holds which tensor."""
 
 
+def _copied(names: Sequence[str], some: Callable[[Sequence[str]], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that ``some`` maps from a file by name, in memory of their own.
+
+    A few at a time, each with a mapping of its own: pages that were read stay in memory as long as their mapping lives,
+    and a large file would be there twice.
+    """
+    tensors: dict[str, Tensor] = {}
+    for begin in range(0, len(names), 16):
+        part = names[begin : begin + 16]
+        mapped = some(part)
+        tensors |= {name: mapped[name].clone() for name in part}
+        del mapped
+    return tensors
+
+
 def load_published(path: Path, wrappers: Sequence[Sequence[str]] = ()) -> dict[str, Tensor]:
     """A state dict from what was published: ``.safetensors``, a ``.pth`` of plain tensors, or a folder of shards.
 
-    The tensors are mapped from the disk, and read when they are used. Nothing is unpickled but tensors and plain
+    Of a file that holds more than the state dict, only that is read. Nothing is unpickled but tensors and plain
     containers. ``wrappers`` lists key paths under which training checkpoints nest the wanted state dict, such as
     ``("trainer", "vae_local")``.
     """
@@ -106,6 +127,12 @@ def load_published(path: Path, wrappers: Sequence[Sequence[str]] = ()) -> dict[s
         return _read_shards(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)[0]
+    state = _unwrapped(path, wrappers)
+    return _copied(list(state), lambda _: _unwrapped(path, wrappers)) if _is_zip(path) else state
+
+
+def _unwrapped(path: Path, wrappers: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+    """The state dict in a file that ``torch.save`` wrote."""
     content = _read_pickle(path)
     for wrapper in wrappers:
         inner = content
@@ -149,9 +176,9 @@ def _read_pickle(path: Path) -> Any:
     problem = "it is something else"
     try:
         with path.open("rb") as file:
-            start = file.read(4)
-        zipped = start == b"PK\x03\x04"
-        if zipped or start[:1] == b"\x80":
+            start = file.read(1)
+        zipped = _is_zip(path)
+        if zipped or start == b"\x80":
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -166,6 +193,11 @@ def _read_pickle(path: Path) -> Any:
         expected="a whole .pth or .safetensors file",
         hint="download it again",
     )
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def require_file(path: Path) -> None:

@@ -24,7 +24,7 @@ class BitwiseQuantizer(Quantizer):
 
     ``kind="bsq"`` (Infinity): vectors are normalized first, bits stand for ``+-1/sqrt(bits)``, so that codes are unit
     vectors. ``"lfq"``: no normalization, bits stand for ``+-1``. Where ``cells`` cells of a latent are folded into
-    channels (channel ``c*cells + cell``, as a pixel-unshuffle leaves them), ``C = bits*cells``, and each cell is a code.
+    channels (channel ``c*cells + cell``, as a pixel-unshuffle has them), ``C = bits*cells``, and each cell is a code.
 
     Logits come in pairs, ``[..., 2*C]``: the even ones are those of cleared bits, the odd ones of set bits.
     """

@@ -58,7 +58,7 @@ class InfinityBackbone(Backbone):
 
     def __init__(self, config: InfinityBackboneConfig, channels: int) -> None:
         super().__init__()
-        width, hidden = config.width, round(config.width * config.mlp_ratio / 256) * 256
+        width, hidden = config.width, max(1, round(config.width * config.mlp_ratio / 256)) * 256
         self.config = config
         self.depth, self.logit_dim = config.depth, 2 * channels
         self.embed = nn.Linear(channels, width)

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cyclevar.core.config import FamilyConfig, Measures, SamplingConfig, Share, Size
-from cyclevar.core.errors import UnknownNameError
+from cyclevar.core.errors import ConfigError
 from cyclevar.core.hub import PublishedFile
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings
@@ -127,7 +127,12 @@ class InfinityConfig(FamilyConfig):
     @classmethod
     def parse_schedule(cls, text: str) -> ScaleSchedule:
         if "@" in text and text not in schedules.NAMED:
-            raise UnknownNameError("schedule", text, schedules.NAMED, hint="a list of sizes works too")
+            raise ConfigError(
+                f"there is no schedule {text!r}",
+                expected=f"one of {', '.join(schedules.BUDGETS)}, then @, then a ratio of height to width: "
+                + ", ".join(map(str, sorted(schedules.SIZES))),
+                hint="a list of sizes such as 1-2-4-6 works too",
+            )
         return super().parse_schedule(text)
 
     def nearest_schedule(self, size: Size) -> ScaleSchedule:

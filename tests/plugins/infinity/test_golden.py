@@ -19,7 +19,6 @@ from cyclevar.core.model import Model, build
 from cyclevar.core.names import strip_prefix
 from cyclevar.core.pyramid import Pyramid, teacher_inputs, tokenize
 from cyclevar.core.translation import encode_context, translate, translate_context
-from cyclevar.plugins.infinity import backbone as backbone_module
 from cyclevar.plugins.infinity.backbone import InfinityBackbone
 from cyclevar.plugins.infinity.schedules import NAMED
 
@@ -158,21 +157,15 @@ def test_other_positions(
 
 
 @torch.no_grad()
-def test_half_precision_in_attention_to_text(
-    loaded: Loaded, inputs: list[Tensor | None], condition: Condition, monkeypatch: pytest.MonkeyPatch
+def test_the_published_half_precision_is_near(
+    loaded: Loaded, inputs: list[Tensor | None], condition: Condition
 ) -> None:
-    """The published kernel computes it in bfloat16; ours in the precision of everything else."""
+    """The published kernel rounds attention to the text to bfloat16; ours has the precision of everything else."""
     model, tensors, _ = loaded
-    plain = backbone_module.attend_to_text
-
-    def cast(query: Tensor, key: Tensor, value: Tensor, present: Tensor | None) -> Tensor:
-        return plain(query.bfloat16(), key.bfloat16(), value.bfloat16(), present).float()
-
-    monkeypatch.setattr("cyclevar.core.blocks.attend_to_text", cast)
     logits = model.backbone(inputs, condition, model.schedule)
-    exact, half = tensors["out.logits_tf"], tensors["out.logits_tf_bf16ca"]
-    assert float((logits - half).abs().max()) < float((exact - half).abs().max())
-    assert float((logits - half).norm() / (exact - half).norm()) < 0.7
+    half = tensors["out.logits_tf_bf16ca"]
+    assert_close(logits, half, atol=0.04, rtol=0)
+    assert float((logits - half).norm() / half.norm()) < 4e-3
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["ar", "arins"])
