@@ -93,7 +93,7 @@ def command(
 
 def choose_schedule(model: Model, schedule: str | None, size: str | None, ratio: str | None) -> ScaleSchedule:
     """The schedule that the options ask for; the model's own where they ask for none."""
-    from cyclevar.core.generation import schedule_for, size_of_ratio
+    from cyclevar.core.generation import schedule_for, schedule_of_ratio
 
     given = [name for name, value in (("--schedule", schedule), ("--size", size), ("--ratio", ratio)) if value]
     if len(given) > 1:
@@ -104,5 +104,5 @@ def choose_schedule(model: Model, schedule: str | None, size: str | None, ratio:
         return schedule_for(model, pixels("--size", size))
     if ratio:
         width, height = pair("--ratio", ratio, ":")
-        return schedule_for(model, size_of_ratio(model, width / height))
+        return schedule_of_ratio(model, width / height)
     return model.schedule

@@ -22,6 +22,9 @@ from cyclevar.core.settings import validate
 Edit = Callable[[ScaleState, Tensor], Tensor]
 """Given what was built so far and the codes drawn for the next scale, the codes to go on with: known ones perhaps."""
 
+NEAR = 0.15
+"""How far, as a logarithm, a picture's shape may be from the wanted one: whole cells allow few shapes."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -145,11 +148,18 @@ def schedule_for(model: Model, size: tuple[int, int]) -> ScaleSchedule:
     return schedule
 
 
-def size_of_ratio(model: Model, ratio: float) -> tuple[int, int]:
-    """Height and width in pixels, whole cells, of a picture as large as the model's own and ``ratio`` times as wide as
-    high.
+def schedule_of_ratio(model: Model, ratio: float) -> ScaleSchedule:
+    """The schedule for pictures about as large as the model's own and ``ratio`` times as wide as high.
+
+    Raises `ConfigError` where the model makes none of about that shape.
     """
-    stride = model.tokenizer.stride
     area = math.prod(model.schedule.full)
-    height, width = (max(1, round(side)) * stride for side in (math.sqrt(area / ratio), math.sqrt(area * ratio)))
-    return height, width
+    wanted = max(1, round(math.sqrt(area / ratio))), max(1, round(math.sqrt(area * ratio)))
+    schedule = model.config.nearest_schedule(wanted)
+    height, width = schedule.full
+    if abs(math.log(width / height / ratio)) > NEAR:
+        raise ConfigError(
+            f"{model.family} cannot make a picture {ratio:.3g} times as wide as high here",
+            expected=f"{width / height:.3g}, the nearest that it can make",
+        )
+    return schedule

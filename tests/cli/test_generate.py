@@ -88,7 +88,7 @@ def test_what_ships(generate: Run) -> None:
     [
         (["--condition", "notto"], "did you mean 'noto'?"),
         (["--size", "16x24"], "cannot make a picture of 16x24 pixels (height x width) here; expected 16x16"),
-        (["--ratio", "2:1"], "expected 16x16, the nearest size"),
+        (["--ratio", "2:1"], "cannot make a picture 2 times as wide as high here"),
         (["--size", "16"], "--size is '16'; expected two numbers, such as 64x96 (height x width)"),
         (["--ratio", "0:1"], "--ratio is '0:1'; expected two numbers, such as 16:9 (width : height)"),
         (["--size", "16x16", "--ratio", "1:1"], "--size and --ratio are given; expected one of them"),

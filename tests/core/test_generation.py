@@ -17,7 +17,7 @@ from cyclevar.core.generation import (
     noise_generator,
     sampling_config,
     schedule_for,
-    size_of_ratio,
+    schedule_of_ratio,
 )
 from cyclevar.core.interfaces import ScaleState
 from cyclevar.core.model import Model
@@ -132,8 +132,9 @@ def test_pictures_of_one_size_only(model: Model) -> None:
     assert schedule_for(model, (16, 16)) == model.schedule
     with pytest.raises(ConfigError, match=r"var cannot make a picture of 16x24 .*; expected 16x16, the nearest size"):
         schedule_for(model, (16, 24))
-    assert size_of_ratio(model, 1) == (16, 16)
-    assert size_of_ratio(model, 4) == (8, 32)
+    assert schedule_of_ratio(model, 1.1) == model.schedule
+    with pytest.raises(ConfigError, match="var cannot make a picture 2 times as wide as high here; expected 1, the"):
+        schedule_of_ratio(model, 2)
 
 
 def test_settings_are_the_models_until_they_are_given(make_model: Callable[..., Model]) -> None:

@@ -110,3 +110,14 @@ def test_gumbel_noise_turns_the_largest_into_a_draw() -> None:
 @pytest.fixture
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+def test_a_generator_a_picture_keeps_pictures_apart() -> None:
+    logits = torch.randn(3, 4, 5, 11)
+
+    def generators(*seeds: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    together = draw(logits, generators(7, 8, 9))
+    assert torch.equal(together[[2, 0]], draw(logits[[2, 0]], generators(9, 7)))
+    assert not torch.equal(together[:1], draw(logits[:1], generators(8)))
