@@ -89,10 +89,11 @@ def command(
     with display() as shown:
         pretrain(run.config, run.out, resume=run.resume, display=shown, device=device)
     typer.echo(f"{run.out} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
-    if run.config.stage == "tokenizer":
-        typer.echo(f"  cyclevar pretrain --stage backbone --weights {run.out}{_pictures(run.config.data)}")
-    else:
-        typer.echo(f"  cyclevar train --weights {run.out}{_pictures(run.config.data)}")
+    family = "" if run.config.backbone == PretrainConfig().backbone else f" --backbone {run.config.backbone}"
+    more = f"{family} --weights {run.out}{_pictures(run.config.data)}"
+    typer.echo(
+        f"  cyclevar pretrain --stage backbone{more}" if run.config.stage == "tokenizer" else f"  cyclevar train{more}"
+    )
 
 
 def _pictures(data: Any) -> str:

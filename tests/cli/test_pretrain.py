@@ -86,7 +86,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run: Run, tmp_path: Path, argu
     assert list(tmp_path.iterdir()) == []
 
 
-def test_from_pictures_to_a_model(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "named"), [("var", ""), ("flexvar", " --backbone flexvar")])
+def test_from_pictures_to_a_model(run: Run, tmp_path: Path, family: str, named: str) -> None:
     for kind, colour in (("reds", (200, 0, 0)), ("blues", (0, 0, 200))):
         (tmp_path / "pictures" / kind).mkdir(parents=True)
         for i in range(40):
@@ -94,20 +95,20 @@ def test_from_pictures_to_a_model(run: Run, tmp_path: Path) -> None:
             picture.paste(colour, (i % 8, i % 5, i % 8 + 6, i % 5 + 6))
             picture.save(tmp_path / "pictures" / kind / f"{i}.png")
     Path("quick.yaml").write_text(QUICK)
-    code, out, err = run("--data", "pictures", "--config", "quick.yaml", "--device", "cpu")
+    code, out, err = run("--data", "pictures", "--config", "quick.yaml", "--device", "cpu", *named.split())
     assert (code, err) == (0, "")
-    first = "runs/var-tiny-pictures-tokenizer-1"
+    first = f"runs/{family}-tiny-pictures-tokenizer-1"
     lines = out.splitlines()
     assert lines[0] == f"writing {first}"
-    following = f"cyclevar pretrain --stage backbone --weights {first} --data pictures"
+    following = f"cyclevar pretrain --stage backbone{named} --weights {first} --data pictures"
     assert lines[-1] == f"  {following}"
 
     # the line that it printed works as it stands
     code, out, err = run(*following.split()[2:], "--steps", 2, "--device", "cpu")
     assert (code, err) == (0, "")
-    second = "runs/var-tiny-pictures-backbone-1"
-    assert out.splitlines()[-1] == f"  cyclevar train --weights {second} --data pictures"
+    second = f"runs/{family}-tiny-pictures-backbone-1"
+    assert out.splitlines()[-1] == f"  cyclevar train{named} --weights {second} --data pictures"
     assert Path(second, "model.safetensors").is_file()
 
-    code, out, err = run("--stage", "backbone", "--resume", "auto", "--device", "cpu")
+    code, out, err = run("--stage", "backbone", "--resume", "auto", "--device", "cpu", *named.split())
     assert (code, err, out.splitlines()[0]) == (0, "", f"going on with {second}")
