@@ -225,7 +225,7 @@ def _load(weights: str | Path, config: TrainConfig | PretrainConfig) -> Model:
 
 def _learn_domains(model: Model, targets: Sequence[int | str], display: Display) -> None:
     """Add the names that the backbone does not know as new domains; encode prompts once, not in every update."""
-    model.backbone.remember([target for target in targets if target not in model.backbone.names])
+    model.backbone.remember(targets)
     for target in targets:
         try:
             model.backbone.condition([target])
