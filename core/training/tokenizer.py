@@ -54,13 +54,15 @@ def quantizer_loss(
 @torch.no_grad()
 def collect_targets(tokenizer: Tokenizer, latents: Tensor) -> list[Tensor]:
     """The vectors that each scale of the default schedule has to quantize, ``[n,C]`` a scale."""
-    state = tokenizer.begin(latents.shape[0], tokenizer.default_schedule)
-    targets = []
-    for _ in tokenizer.default_schedule.sizes:
-        target = tokenizer.target(latents, state)
-        targets.append(target.permute(0, 2, 3, 1).flatten(0, 2))
-        state = tokenizer.absorb(state, tokenizer.quantizer.quantize(target).maps)
-    return targets
+    schedule = tokenizer.default_schedule
+    targets: list[list[Tensor]] = [[] for _ in schedule.sizes]
+    for part in latents.split(16):  # the distances to all codes are large
+        state = tokenizer.begin(len(part), schedule)
+        for found in targets:
+            target = tokenizer.target(part, state)
+            found.append(target.permute(0, 2, 3, 1).flatten(0, 2))
+            state = tokenizer.absorb(state, tokenizer.quantizer.quantize(target).maps)
+    return [torch.cat(found) for found in targets]
 
 
 @torch.no_grad()
