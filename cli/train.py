@@ -35,7 +35,12 @@ def command(
     overrides: SetOption = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", metavar="FILE", help="A model file, or the run that made it.  [default: what ships]"),
+        typer.Option(
+            "--weights",
+            metavar="NAME_OR_FILE",
+            help="A model file, the run that made it, a published model on this disk (var/d16), or beside "
+            "--tokenizer-weights a published transformer.  [default: what ships]",
+        ),
     ] = None,
     tokenizer_weights: Annotated[
         str | None, typer.Option("--tokenizer-weights", metavar="FILE", help="A published tokenizer.")

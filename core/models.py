@@ -112,7 +112,10 @@ def open_model(
         path = shipped_translators().get(str(weights), Path(str(weights)))
         return _load(path / WEIGHTS if path.is_dir() else path, family, changes)
     elif weights is None:
-        raise ConfigError(f"{tokenizer_weights} is a tokenizer alone", expected="a transformer's weights beside it")
+        raise ConfigError(
+            "published weights are given for one part only",
+            expected="the weights of a transformer beside those of the tokenizer",
+        )
     if tokenizer_weights is None:
         name = str(weights)
         tokenizer_weights, weights = (_published_part(name, part) for part in ("tokenizer", "backbone"))
@@ -126,7 +129,7 @@ def _load(path: Path, family: str | None, changes: Mapping[str, Any] | None, **s
 
     if changes:
         raise ConfigError(
-            f"changes to the settings ({', '.join(changes)}) are given beside {path}, which brings its own",
+            f"the settings under model ({', '.join(changes)}) are given beside {path}, which brings its own",
             hint="leave out one of the two",
         )
     model = load_model(path, **sampling)

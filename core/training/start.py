@@ -18,7 +18,8 @@ from cyclevar.core.errors import CheckpointError, ConfigError, DataError, Unknow
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.manager import get_manager
-from cyclevar.core.model import Model, build, load_model
+from cyclevar.core.model import Model, build
+from cyclevar.core.models import open_model
 from cyclevar.core.names import strip_prefix
 from cyclevar.core.shipped import WEIGHTS, shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
@@ -133,24 +134,20 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
 
 def start_model(config: TrainConfig) -> Model:
     """The model that a training starts from: given weights, published files, or what ships with the preset."""
-    if config.weights:
-        return _load(config.weights, config)
-    if config.tokenizer_weights or config.backbone_weights:
-        if not (config.tokenizer_weights and config.backbone_weights):
-            raise ConfigError(
-                "published weights are given for one part only",
-                expected="both --tokenizer-weights and --backbone-weights",
-            )
-        model = build(config.backbone, config.preset, initialize=False, **config.model)
-        return model.load_official(config.tokenizer_weights, config.backbone_weights)
-    shipped = shipped_weights(config.backbone, config.preset)
-    if shipped is None:
+    if config.weights and config.backbone_weights:
+        raise ConfigError("both weights and backbone_weights are given", expected="one of the two")
+    if config.backbone_weights and not config.tokenizer_weights:
         raise ConfigError(
-            f"no weights ship with {config.backbone} {config.preset}",
-            expected="--weights, or --tokenizer-weights and --backbone-weights",
-            hint="`cyclevar pretrain` makes weights for your own pictures",
+            "published weights are given for one part only",
+            expected="both --tokenizer-weights and --backbone-weights",
         )
-    return _load(shipped, config)
+    return open_model(
+        config.backbone,
+        config.preset,
+        weights=config.weights or config.backbone_weights,
+        tokenizer_weights=config.tokenizer_weights,
+        changes=config.model,
+    )
 
 
 def digest(module: nn.Module) -> str:
@@ -163,7 +160,7 @@ def digest(module: nn.Module) -> str:
 
 def _pretraining_model(config: PretrainConfig) -> Model:
     if config.weights:
-        return _load(config.weights, config)
+        return open_model(config.backbone, weights=config.weights, changes=config.model)
     if config.stage == "backbone":
         raise ConfigError(
             "stage backbone has no tokenizer to learn from",
@@ -207,20 +204,6 @@ def _model_file(weights: str | Path) -> Path:
     """A model file, given itself or the run folder that holds it."""
     path = Path(weights)
     return path / WEIGHTS if path.is_dir() else path
-
-
-def _load(weights: str | Path, config: TrainConfig | PretrainConfig) -> Model:
-    """A model file, or that of a run folder; it brings its own settings, which ``config`` must not contradict."""
-    path = _model_file(weights)
-    if config.model:
-        raise ConfigError(
-            f"the settings under model ({', '.join(config.model)}) are given beside {path}, which brings its own",
-            hint="leave out one of the two",
-        )
-    model = load_model(path)
-    if model.family != config.backbone:
-        raise ConfigError(f"{path} belongs to the backbone {model.family}", expected=config.backbone)
-    return model
 
 
 def _learn_domains(model: Model, targets: Sequence[int | str], display: Display) -> None:

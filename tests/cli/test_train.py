@@ -119,7 +119,7 @@ def test_printed_settings_can_be_read_back(run: Run) -> None:
         (["--data", "nowhere", "--device", "cpu"], "the folder nowhere does not exist"),
         (["--device", "gpu"], "no device named 'gpu'"),
         (["--weights", "nowhere", "--device", "cpu"], "nowhere is not a file"),
-        (["--preset", "d16", "--device", "cpu"], "no weights ship with var d16"),
+        (["--preset", "d16", "--device", "cpu"], "vae_ch160v4096z32.pth is not on this disk"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(run: Run, tmp_path: Path, arguments: list[str], message: str) -> None:

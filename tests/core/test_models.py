@@ -137,7 +137,7 @@ def test_what_contradicts(model: Model, tmp_path: Path) -> None:
         ({"preset": "d17"}, "no preset of var named 'd17'"),
         ({"family": "vra"}, "did you mean 'var'"),
         ({"preset": "d16"}, "vae_ch160v4096z32.pth is not on this disk"),
-        ({"tokenizer_weights": "x.pth"}, "x.pth is a tokenizer alone"),
+        ({"tokenizer_weights": "x.pth"}, "published weights are given for one part only"),
         ({"weights": "var_d16.pth"}, "var_d16.pth is a backbone alone"),
         ({"weights": "absent"}, "absent is not a file"),
         ({"weights": tmp_path / "model.safetensors", "changes": {"backbone": {}}}, "which brings its own"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from cyclevar.core import models
 from cyclevar.core.config import PretrainConfig, TrainConfig
 from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError
 from cyclevar.core.model import build, load_model
@@ -279,12 +280,15 @@ def test_what_a_training_starts_from(tmp_path: Path, weights: Path, monkeypatch:
     shutil.copy(weights, tmp_path / "model.safetensors")
     assert digest(start_model(TrainConfig(weights=str(tmp_path)))) == digest(load_model(weights))
 
-    monkeypatch.setattr(start, "shipped_weights", lambda family, preset: weights if preset == "tiny" else None)
+    monkeypatch.setattr(models, "shipped_weights", lambda family, preset: weights if preset == "tiny" else None)
     assert digest(start_model(TrainConfig())) == digest(load_model(weights))
-    with pytest.raises(ConfigError, match="no weights ship with var d16; expected --weights"):
+    with pytest.raises(CheckpointError, match=r"vae_ch160v4096z32.pth is not on this disk.* fetch var/d16"):
         start_model(TrainConfig(preset="d16"))
-    with pytest.raises(ConfigError, match="published weights are given for one part only; expected both"):
-        start_model(TrainConfig(tokenizer_weights="vae.pth"))
+    for settings in ({"tokenizer_weights": "vae.pth"}, {"backbone_weights": "var.pth"}):
+        with pytest.raises(ConfigError, match="published weights are given for one part only"):
+            start_model(TrainConfig(**settings))
+    with pytest.raises(ConfigError, match="both weights and backbone_weights are given"):
+        start_model(TrainConfig(weights="a", backbone_weights="b", tokenizer_weights="c"))
 
 
 def test_published_files_can_be_started_from(tmp_path: Path, weights: Path) -> None:
@@ -296,6 +300,8 @@ def test_published_files_can_be_started_from(tmp_path: Path, weights: Path) -> N
         "backbone_weights": str(tmp_path / "backbone.pth"),
         "model": model.config.model_dump(mode="json"),
     }
+    assert digest(start_model(validate(TrainConfig, settings))) == digest(model)
+    settings["weights"] = settings.pop("backbone_weights")
     assert digest(start_model(validate(TrainConfig, settings))) == digest(model)
 
 
