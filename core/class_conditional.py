@@ -135,7 +135,7 @@ class ClassConditionalBackbone(Backbone):
         plan = plan_attention(schedule, visibility, scales, cache.kept if cache else (), self.attention_backend)
         shared = self.modulation(F.silu(condition.vector)) if self.config.shared_adaln else condition.vector
         for layer, block in enumerate(self.blocks):
-            x = block(x, shared, plan, cache, layer)
+            x = self.run_block(block, x, shared, plan, cache, layer)
         if cache is not None:
             cache.commit(scales)
         return self._logits(x, condition)

@@ -324,6 +324,8 @@ class TrainConfig(Settings):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
     ema: float = Field(0.995, ge=0, lt=1)
+    gradient_checkpointing: bool = False
+    """Compute the backbone's blocks again in the backward pass: less memory, more time, the same result."""
     diagnose_every: PositiveInt = 50
     """Steps between measurements of each loss's gradient norm."""
     seed: NonNegativeInt = 0

@@ -13,17 +13,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from random import Random
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cyclevar.core.config import SamplingConfig
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings
 
 if TYPE_CHECKING:
-    from cyclevar.core.attention import Visibility
+    from cyclevar.core.attention import AttentionPlan, Visibility
     from cyclevar.core.cache import KeyValueCache
 
 Start = Literal["replace", "add"]
@@ -265,6 +266,21 @@ class Backbone(nn.Module, ABC):
     config: Settings
     attention_backend: str = "auto"
     """Which kernel `cyclevar.core.attention` uses."""
+    gradient_checkpointing: bool = False
+    """Compute the blocks again in the backward pass instead of keeping their insides: less memory, more time."""
+
+    def run_block(
+        self, block: nn.Module, x: Tensor, shared: Tensor, plan: AttentionPlan, cache: KeyValueCache | None, *more: Any
+    ) -> Tensor:
+        """What ``block`` makes of tokens ``[B,l,width]``; all inputs are passed on in this order.
+
+        Where a cache is filled nothing is computed again, since a block must not write to it twice.
+        """
+        if self.gradient_checkpointing and cache is None and torch.is_grad_enabled():
+            x = checkpoint(block, x, shared, plan, cache, *more, use_reentrant=False)
+        else:
+            x = block(x, shared, plan, cache, *more)
+        return x
 
     @property
     @abstractmethod

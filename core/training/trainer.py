@@ -92,6 +92,7 @@ class TranslatorTask(Task):
         self.reference, self.perceptual, self.net = reference, perceptual.to(device), net.to(device)
         self.pictures_per_step = 2 * config.batch_size
         model.tokenizer.requires_grad_(False).eval()
+        model.backbone.gradient_checkpointing = config.gradient_checkpointing
         self.ema = moving_average(model.backbone, config.ema)
         self.optimizer = make_optimizer(model.backbone, config.optimizer)
         settings = config.discriminator

@@ -265,7 +265,7 @@ class InfinityBackbone(Backbone):
         text = Text(condition.tokens, _present(condition.lengths, condition.tokens.shape[1]))
         with half_if(self.blocks[0].get_parameter("attention.qkv.weight")):
             for layer, block in enumerate(self.blocks):
-                x = block(x, shared, plan, cache, layer, rotary, text)
+                x = self.run_block(block, x, shared, plan, cache, layer, rotary, text)
                 if layer in mixed:
                     own, null = x.chunk(2)
                     x = (strength * own + (1 - strength) * null).repeat(2, 1, 1)

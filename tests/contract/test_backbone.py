@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import get_args
 
@@ -150,6 +151,27 @@ def test_guided_steps(model: Model, features: list[Tensor | None], condition: Co
         logits = model.backbone.guided(feature, condition, model.schedule, scale, cache, 2.0, model.config.sampling)
         assert logits.shape == (2, model.schedule.lengths[scale], model.backbone.logit_dim)
         assert bool(logits.isfinite().all())
+
+
+def test_blocks_computed_again_have_the_same_gradients(
+    model: Model, context: list[Tensor], condition: Condition
+) -> None:
+    backbone = copy.deepcopy(model.backbone).requires_grad_(True)
+    calls = []
+    for block in backbone.get_submodule("blocks").children():
+        block.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def gradients(again: bool) -> list[Tensor | None]:
+        calls.clear()
+        backbone.zero_grad()
+        backbone.gradient_checkpointing = again
+        backbone(context, condition, model.schedule).square().mean().backward()
+        assert len(calls) == backbone.depth * (2 if again else 1)
+        return [None if parameter.grad is None else parameter.grad.clone() for parameter in backbone.parameters()]
+
+    for kept, computed in zip(gradients(False), gradients(True), strict=True):
+        assert (kept is None) == (computed is None)
+        assert kept is None or computed is None or torch.equal(kept, computed)
 
 
 @pytest.mark.parametrize("backend", ["dense", "sdpa"])
