@@ -218,3 +218,23 @@ def test_frozen_parts_of_a_discriminator_stay_frozen(make_task: Make) -> None:
     assert all(".head." in name for name in moved)
     trunks = [judge.trunk.weight for judge in task.discriminators]
     assert not any(weight.requires_grad or weight.grad is not None for weight in trunks)
+
+
+def test_blocks_computed_again_train_the_same(make_task: Make, model: Model) -> None:
+    before = values_of(model)
+
+    def trained(again: bool) -> dict[str, Tensor]:
+        model.load_state_dict(before)
+        task = make_task(
+            gradient_checkpointing=again,
+            warmup={"steps": 1},
+            discriminator={"pretrain_steps": 0},
+            diagnose_every=1,
+        )
+        advance(task, range(3))
+        assert task.model.backbone.gradient_checkpointing is again
+        return values_of(model)
+
+    kept, computed = trained(False), trained(True)
+    assert any(not torch.equal(kept[name], before[name]) for name in kept)
+    assert all(torch.equal(kept[name], computed[name]) for name in kept)
