@@ -97,6 +97,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+MAPPED = 2**26
+"""Bytes that are read of a mapped file before it is mapped anew."""
+
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """What tells which file of a sharded folder holds which tensor."""
 
@@ -108,10 +111,13 @@ def _copied(names: Sequence[str], some: Callable[[Sequence[str]], Mapping[str, T
     and a large file would be there twice.
     """
     tensors: dict[str, Tensor] = {}
-    for begin in range(0, len(names), 16):
-        part = names[begin : begin + 16]
-        mapped = some(part)
-        tensors |= {name: mapped[name].clone() for name in part}
+    while len(tensors) < len(names):
+        mapped, read = some(names[len(tensors) :]), 0
+        for name in names[len(tensors) :]:
+            tensors[name] = mapped[name].clone()
+            read += tensors[name].nbytes
+            if read >= MAPPED:
+                break
         del mapped
     return tensors
 

@@ -1,4 +1,4 @@
-"""Derives tests/plugins/{var,flexvar}/data/small.{json,safetensors} from the folder of golden numbers.
+"""Derives tests/plugins/{var,flexvar,infinity}/data/small.{json,safetensors} from the folder of golden numbers.
 
 What fits into 200 kB and needs no transformer: the quantizer's recursion, the relaxation and the blend of CycleVAR on
 published numbers, the filters of sampling, the phi table, and a digest of every published name and shape.
@@ -54,6 +54,20 @@ def flexvar(shared: Path) -> None:
     write("flexvar", {"config": settings, "names": names}, kept)
 
 
+def infinity(shared: Path) -> None:
+    golden = shared / "golden"
+    plain, cycle = (load_file(golden / f"{name}.safetensors") for name in ("infinity_a", "cyclevar_infinity_a"))
+    info = json.loads((golden / "infinity_a.json").read_text())
+    scales = range(len(info["scale_schedule"]))
+    kept = {f"out.{name}": plain[f"out.{name}"] for name in ("enc_latent", "vae_z", "var_input")}
+    kept |= {f"out.vae_bits_{k}": plain[f"out.vae_bits_{k}"].bool() for k in scales}
+    wanted = ["par_replace_logits", "par_replace_E", *(f"F_{k}" for k in scales)]
+    kept |= {f"cycle.{name}": cycle[f"out.{name}"] for name in wanted}
+    settings = {name: info["config"][name] for name in ("vae", "tau", "mix", "pn")}
+    names = sorted(path.stem for path in (shared / "keys").glob("infinity_*.json"))
+    write("infinity", {"config": settings, "names": digests(shared, names)}, kept)
+
+
 def var(shared: Path) -> None:
     golden = shared / "golden"
     plain, cycle = (load_file(golden / f"{name}.safetensors") for name in ("var_a", "cyclevar_var_a"))
@@ -81,3 +95,4 @@ def var(shared: Path) -> None:
 if __name__ == "__main__":
     var(Path(sys.argv[1]))
     flexvar(Path(sys.argv[1]))
+    infinity(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cyclevar.core.attention import AttentionPlan, Visibility, plan_attention
-from cyclevar.core.blocks import AdaLNBlock, FeedForward, SelfAttention
+from cyclevar.core.blocks import AdaLNBlock, FeedForward, SelfAttention, Text, TextAttention, exact, rotate
 from cyclevar.core.cache import KeyValueCache
 from cyclevar.core.schedule import ScaleSchedule
 
@@ -160,3 +160,45 @@ def test_a_block_that_never_drops_draws_nothing(tokens: Tensor) -> None:
     state = torch.get_rng_state()
     run(block, tokens, torch.zeros(3, WIDTH))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_rotating_keeps_lengths_and_makes_products_follow_the_difference_of_angles() -> None:
+    query, key = torch.randn(2, 5, 3, 8), torch.randn(2, 5, 3, 8)
+    frequencies = torch.tensor([1.0, 0.3, 0.1, 0.01])
+
+    def at(positions: Tensor) -> tuple[Tensor, Tensor]:
+        angles = positions[:, None] * frequencies
+        return angles.cos(), angles.sin()
+
+    here, there = torch.arange(5.0), torch.arange(5.0) + 3
+    assert_close(rotate(query, at(here)).norm(dim=-1), query.norm(dim=-1))
+    assert_close(rotate(query, at(torch.zeros(5))), query)
+    products = [(rotate(query, at(p)) * rotate(key, at(p + 2))).sum(-1) for p in (here, there)]
+    assert_close(products[0], products[1], atol=1e-5, rtol=1e-4)
+    turned = rotate(torch.tensor([1.0, 0, 0, 1]).view(1, 1, 1, 4), (torch.zeros(1, 2), torch.ones(1, 2)))
+    assert turned.flatten().tolist() == [0, 1, -1, 0]  # a quarter turn of every pair
+
+
+def test_attention_to_a_text_ignores_padding() -> None:
+    torch.manual_seed(0)
+    attention = TextAttention(16, 2)
+    x, tokens = torch.randn(2, 5, 16), torch.randn(2, 4, 16)
+    present = torch.tensor([[True] * 4, [True, True, False, False]])
+    out = attention(x, Text(tokens, present))
+    assert_close(out[0], attention(x[:1], Text(tokens[:1]))[0])
+    assert_close(out[1], attention(x[1:], Text(tokens[1:, :2]))[0])
+    key, value = attention.key_value(tokens[:1]).chunk(2, dim=-1)
+    heads = [part.unflatten(-1, (2, 8)).transpose(1, 2) for part in (attention.query(x[:1]), key, value)]
+    weights = (heads[0] @ heads[1].transpose(-1, -2) / 8**0.5).softmax(-1)
+    expected = attention.out((weights @ heads[2]).transpose(1, 2).flatten(2) + attention.value_bias)
+    assert_close(out[:1], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_exact_layers_are_float32(dtype: torch.dtype) -> None:
+    layer = nn.Linear(8, 4).to(dtype)
+    x = torch.randn(3, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = exact(layer, x)
+    assert out.dtype == torch.float32
+    assert_close(out, x @ layer.weight.float().T + layer.bias.float())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from cyclevar.core import checkpoints
 from cyclevar.core.checkpoints import (
     load_published,
     load_tensors,
@@ -214,3 +216,53 @@ class TestReadingPublished:
         torch.save(content, path)
         with pytest.raises(CheckpointError, match=rf"is not a state dict \(it holds {shown}\)"):
             load_published(path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_tensors_of_a_large_file_are_mapped_piece_by_piece(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {f"part {i}": torch.randn(50 + i) for i in range(9)}
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save(state, path)
+    else:
+        checkpoints.save_tensors(path, state)
+    monkeypatch.setattr(checkpoints, "MAPPED", 500)
+    found = checkpoints.load_published(path)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    path.write_bytes(bytes(path.stat().st_size))  # nothing of it is looked at again
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+def shards(folder: Path) -> dict[str, torch.Tensor]:
+    state = {f"part {i}": torch.randn(3) for i in range(4)}
+    names = list(state)
+    for number, part in enumerate((names[:1], names[1:])):
+        checkpoints.save_tensors(folder / f"{number}.safetensors", {name: state[name] for name in part})
+    files = {name: "0.safetensors" if name == names[0] else "1.safetensors" for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    return state
+
+
+def test_a_folder_of_shards(tmp_path: Path) -> None:
+    state = shards(tmp_path)
+    found = checkpoints.load_published(tmp_path)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+def test_shards_that_are_not_whole(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no weights in shards; expected model.safetensors.index.json or"):
+        checkpoints.load_published(tmp_path)
+    shards(tmp_path)
+    checkpoints.save_tensors(tmp_path / "1.safetensors", {"part 1": torch.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"1.safetensors lacks part 2; expected what the index says"):
+        checkpoints.load_published(tmp_path)
+    (tmp_path / "1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"1.safetensors is not a file"):
+        checkpoints.load_published(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"index.json is damaged \(KeyError\('weight_map'\)\)"):
+        checkpoints.load_published(tmp_path)
