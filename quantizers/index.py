@@ -16,6 +16,10 @@ from cyclevar.quantizers.straight_through import straight_through
 Metric = Literal["euclidean", "cosine"]
 
 
+DISTANCES = 2**22
+"""So many distances are computed at once: larger pieces spend their time on getting memory."""
+
+
 class IndexQuantizer(CodebookQuantizer):
     """A codebook of ``size`` vectors.
 
@@ -41,8 +45,8 @@ class IndexQuantizer(CodebookQuantizer):
         positions = maps.detach().permute(0, 2, 3, 1).float()
         vectors = self.vectors().detach().float()
         with torch.autocast(maps.device.type, enabled=False):
-            distances = vectors.square().sum(1) - 2 * positions @ vectors.T
-        codes = (positions.square().sum(-1, keepdim=True) + distances).argmin(-1)
+            parts = positions.flatten(0, 2).split(max(1, DISTANCES // self.size))
+            codes = torch.cat([_nearest(part, vectors) for part in parts]).view(positions.shape[:-1])
         hard = self.lookup(codes).permute(0, 3, 1, 2)
         return Quantized(straight_through(maps, hard), codes)
 
@@ -75,3 +79,9 @@ class IndexQuantizer(CodebookQuantizer):
     def entropy(self, logits: Tensor, temperature: float) -> Tensor:
         log_probabilities = (logits.float() / temperature).log_softmax(-1)
         return -(log_probabilities.exp() * log_probabilities).sum(-1)
+
+
+def _nearest(positions: Tensor, vectors: Tensor) -> Tensor:
+    """The first of the vectors ``[V,C]`` nearest to each position ``[n,C]``: int64 ``[n]``."""
+    distances = vectors.square().sum(1) - 2 * positions @ vectors.T
+    return (positions.square().sum(-1, keepdim=True) + distances).argmin(-1)

@@ -56,7 +56,7 @@ def collect_targets(tokenizer: Tokenizer, latents: Tensor) -> list[Tensor]:
     """The vectors that each scale of the default schedule has to quantize, ``[n,C]`` a scale."""
     schedule = tokenizer.default_schedule
     targets: list[list[Tensor]] = [[] for _ in schedule.sizes]
-    for part in latents.split(16):  # the distances to all codes are large
+    for part in latents.split(16):
         state = tokenizer.begin(len(part), schedule)
         for found in targets:
             target = tokenizer.target(part, state)
