@@ -105,8 +105,8 @@ class TextAttention(nn.Module):
     def forward(self, x: Tensor, text: Text) -> Tensor:
         key, value = self.key_value(text.tokens).chunk(2, dim=-1)
         value = value + self.value_bias.to(value.dtype)
-        heads = [part.unflatten(-1, (self.heads, -1)) for part in (self.query(x), key, value)]
-        mixed: Tensor = self.out(attend_to_text(*heads, text.present).flatten(2))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in (self.query(x), key, value))
+        mixed: Tensor = self.out(attend_to_text(query, key, value, text.present).flatten(2))
         return mixed
 
 

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces import Generators, Quantized, Quantizer
-from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise
+from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise, require_positive
 from cyclevar.quantizers.straight_through import straight_through
 
 Kind = Literal["bsq", "lfq"]
@@ -48,12 +47,7 @@ class BitwiseQuantizer(Quantizer):
 
     def relax(self, logits: Tensor, temperature: float, gumbel: bool = False) -> Tensor:
         """The expected code. It is not normalized again: an uncertain vector is short."""
-        if temperature <= 0:
-            raise ConfigError(
-                f"temperature {temperature} is out of range",
-                expected="a temperature above 0",
-                hint="use `harden` for the hard choice",
-            )
+        require_positive(temperature)
         logits = logits.float()
         if gumbel:
             logits = logits + gumbel_noise(logits)
@@ -73,9 +67,11 @@ class BitwiseQuantizer(Quantizer):
 
     def entropy(self, logits: Tensor, temperature: float) -> Tensor:
         margin = self._margin(logits.float()) / temperature
-        return (F.softplus(margin) - margin * margin.sigmoid()).sum(-1)
+        entropies: Tensor = F.softplus(margin) - margin * margin.sigmoid()
+        return entropies.sum(-1)
 
     def _margin(self, logits: Tensor) -> Tensor:
         """Log-odds of every bit being set, ``[...,C]``."""
-        cleared, set_ = logits.unflatten(-1, (self.channels, 2)).unbind(-1)
-        return set_ - cleared
+        pairs = logits.unflatten(-1, (self.channels, 2))
+        margin: Tensor = pairs[..., 1] - pairs[..., 0]
+        return margin

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces import CodebookQuantizer, Generators, Quantized
-from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise
+from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise, require_positive
 from cyclevar.quantizers.straight_through import straight_through
 
 Metric = Literal["euclidean", "cosine"]
@@ -54,12 +53,7 @@ class IndexQuantizer(CodebookQuantizer):
         return F.embedding(codes, self.vectors())
 
     def relax(self, logits: Tensor, temperature: float, gumbel: bool = False) -> Tensor:
-        if temperature <= 0:
-            raise ConfigError(
-                f"temperature {temperature} is out of range",
-                expected="a temperature above 0",
-                hint="use `harden` for the hard choice",
-            )
+        require_positive(temperature)
         logits = logits.float()
         if gumbel:
             logits = logits + gumbel_noise(logits)

@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces import Generators
+
+
+def require_positive(temperature: float) -> None:
+    """Raise `ConfigError` for a temperature that nothing can be divided by."""
+    if temperature <= 0:
+        raise ConfigError(
+            f"temperature {temperature} is out of range",
+            expected="a temperature above 0",
+            hint="use `harden` for the hard choice",
+        )
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:

@@ -93,7 +93,7 @@ class InfinitySampling(SamplingConfig):
     guidance: float | tuple[float, ...] = 3.0
     top_p: Share | tuple[Share, ...] = 0.97
     guidance_layers: tuple[int, ...] = (0,)
-    """Where guidance acts: 0 on the logits, -n on what comes out of the n-th block from the last, counted from 0."""
+    """Where guidance acts: 0 on the logits; -1 on what comes out of the last block, -2 of the one before, and so on."""
 
     @property
     def no_guidance(self) -> float:
@@ -147,7 +147,8 @@ def published(
     depth: int, width: int, heads: int, chunks: int = 4, *, schedule: str = "0.06M@1.0", patchify: bool = False
 ) -> InfinityConfig:
     """A published size. ``patchify``: with the tokenizer of 8-pixel cells, four of which make a token."""
-    tokenizer = InfinityTokenizerConfig(bits=14, multipliers=(1, 2, 4, 4), patch=8) if patchify else {}
+    folded = InfinityTokenizerConfig(bits=14, multipliers=(1, 2, 4, 4), patch=8)
+    tokenizer = folded if patchify else InfinityTokenizerConfig()
     backbone = {"depth": depth, "width": width, "heads": heads, "chunks": chunks, "spatial_patchify": patchify}
     return InfinityConfig.model_validate({"tokenizer": tokenizer, "backbone": backbone, "schedule": schedule})
 

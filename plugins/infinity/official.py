@@ -52,7 +52,7 @@ def backbone_names(config: InfinityBackboneConfig) -> NameTable:
     if config.text_encoder == WORDS:
         names["words.embedding"] = "words.embedding"
     derived = {"text_proj_for_sos.ca.zero_k_bias": lambda: torch.zeros(config.width)}
-    aliases = {}
+    aliases: dict[str, str] = {}
     for i in range(config.depth):
         ours, published = f"blocks.{i}", _block(i, config)
         block = block_names(ours, published, attention="sa", qk_norm=True)

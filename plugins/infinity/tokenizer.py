@@ -13,7 +13,7 @@ from torch import Tensor
 from cyclevar.core.autoencoder import Decoder, Encoder
 from cyclevar.core.config import Size
 from cyclevar.core.interfaces import ScaleState, Tokenizer
-from cyclevar.core.pyramid import resize
+from cyclevar.core.pyramid import compose, resize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.infinity.config import InfinityTokenizerConfig
 from cyclevar.quantizers.bitwise import BitwiseQuantizer
@@ -28,6 +28,7 @@ class InfinityTokenizer(Tokenizer):
     """
 
     quantizer: BitwiseQuantizer
+    config: InfinityTokenizerConfig
 
     def __init__(self, config: InfinityTokenizerConfig, schedule: ScaleSchedule, *, patchify: bool = False) -> None:
         super().__init__()
@@ -67,10 +68,8 @@ class InfinityTokenizer(Tokenizer):
         return state.value
 
     def context(self, maps: Sequence[Tensor], schedule: ScaleSchedule, latent: Tensor | None = None) -> list[Tensor]:
-        state = self.begin(maps[0].shape[0], schedule)
-        for part in maps:
-            state = self.absorb(state, part)
-        final = state.value if latent is None else straight_through(latent, state.value)
+        built = compose(self, maps, schedule)
+        final = built if latent is None else straight_through(latent, built)
         return [self._at(final, size) for size in schedule.sizes]
 
     def upsample(self, part: Tensor, size: Size) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cyclevar.core.autoencoder import Decoder, Encoder
 from cyclevar.core.interfaces import ScaleState, Tokenizer
-from cyclevar.core.pyramid import resize
+from cyclevar.core.pyramid import compose, resize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarTokenizerConfig
 from cyclevar.quantizers.index import IndexQuantizer
@@ -91,10 +91,8 @@ class VarTokenizer(Tokenizer):
         return state.value
 
     def context(self, maps: Sequence[Tensor], schedule: ScaleSchedule, latent: Tensor | None = None) -> list[Tensor]:
-        state = self.begin(maps[0].shape[0], schedule)
-        for part in maps:
-            state = self.absorb(state, part)
-        final = state.value if latent is None else straight_through(latent, state.value)
+        built = compose(self, maps, schedule)
+        final = built if latent is None else straight_through(latent, built)
         return [area(final, size) for size in schedule.sizes]
 
     def upsample(self, part: Tensor, size: tuple[int, int]) -> Tensor:
