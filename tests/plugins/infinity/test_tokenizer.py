@@ -100,3 +100,21 @@ def test_after_flips_the_right_codes_correct_them(make_model: MakeModel) -> None
     assert_close(pyramid.latent, state.value)
     again = tokenize(model.tokenizer, latent, model.schedule, corrupt=Random(5))
     assert all(torch.equal(one, other) for one, other in zip(pyramid.maps, again.maps, strict=True))
+
+
+def test_tiny_can_start_from_the_autoencoder_of_var() -> None:
+    shapes = [
+        {
+            name: tensor.shape
+            for name, tensor in build(family, "tiny", initialize=False).tokenizer.state_dict().items()
+            if name.startswith(("encoder.", "decoder."))
+        }
+        for family in ("infinity", "var")
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_tiny_is_small() -> None:
+    model = build("infinity", "tiny", initialize=False)
+    assert 2 * sum(tensor.numel() for tensor in model.state_dict().values()) < 12e6  # bytes in half precision
+    assert model.image_size == (64, 64)
