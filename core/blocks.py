@@ -77,8 +77,9 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, plan: AttentionPlan, cache: KeyValueCache | None, layer: int, rotary: Rotary | None = None
     ) -> Tensor:
-        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
-        query, key, value = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        query, value = query + self.query_bias.to(query.dtype), value + self.value_bias.to(value.dtype)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in (query, key, value))
         if self.qk_norm:
             scale = self.log_scale.clamp_max(MAX_LOG_SCALE).exp().view(1, 1, self.heads, 1)
             query, key = F.normalize(query, dim=-1) * scale, F.normalize(key, dim=-1)

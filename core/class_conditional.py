@@ -104,6 +104,9 @@ class ClassConditionalBackbone(Backbone):
             raise ConfigError(f"class {target} is out of range", expected=f"0 to {self.config.classes - 1}")
         return target
 
+    def domain_parameters(self) -> Sequence[nn.Parameter]:
+        return (self.domain_embedding,)
+
     @torch.no_grad()
     def add_domain(self, name: str, like: int | str | None = None) -> None:
         if name in self.names:

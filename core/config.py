@@ -299,6 +299,17 @@ class LossConfig(Settings):
         return self
 
 
+class LoraConfig(Settings):
+    """Low-rank adapters on the backbone's linear layers instead of training all its weights; needs ``peft``."""
+
+    rank: NonNegativeInt = 0
+    """Of the adapters; 0 trains all weights."""
+    alpha: PositiveFloat = 16.0
+    """The adapters' output is multiplied by ``alpha / rank``."""
+    targets: tuple[str, ...] = ("attention", "text_attention", "feed_forward")
+    """Which parts of every block get adapters, by their names in `cyclevar.core.blocks`: all their linear layers."""
+
+
 class TrainConfig(Settings):
     """``cyclevar train``."""
 
@@ -326,6 +337,7 @@ class TrainConfig(Settings):
     ema: float = Field(0.995, ge=0, lt=1)
     gradient_checkpointing: bool = False
     """Compute the backbone's blocks again in the backward pass: less memory, more time, the same result."""
+    lora: LoraConfig = LoraConfig()
     diagnose_every: PositiveInt = 50
     """Steps between measurements of each loss's gradient norm."""
     seed: NonNegativeInt = 0

@@ -297,6 +297,10 @@ class Backbone(nn.Module, ABC):
         Encoded prompts, for instance. Classes and names are kept anyway, so here this does nothing.
         """
 
+    def domain_parameters(self) -> Sequence[nn.Parameter]:
+        """What the domains that were added are known by: it learns even where the other weights are frozen."""
+        return ()
+
     @abstractmethod
     def condition(self, targets: Targets) -> Condition:
         """Class ids, domain names or prompts, one per picture, with the null condition attached."""

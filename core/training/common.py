@@ -84,7 +84,8 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel:
     def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         updates = int(count)
         weight = 1 - min(decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(list(averaged), list(current), weight)
+        pairs = [pair for pair in zip(averaged, current, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
+        torch._foreach_lerp_([mean for mean, _ in pairs], [value for _, value in pairs], weight)
 
     return AveragedModel(module, multi_avg_fn=average, use_buffers=False)
 

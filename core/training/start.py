@@ -25,6 +25,7 @@ from cyclevar.core.shipped import WEIGHTS, shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
 from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.loop import Display, Task, run
+from cyclevar.core.training.lora import require_peft
 from cyclevar.core.training.objective import Targets
 from cyclevar.core.training.runs import RunFolder
 from cyclevar.core.training.tokenizer import TokenizerTask
@@ -103,6 +104,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
     free = frozenset(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))
     folder = RunFolder(out)
     folder.check(config, resume=resume, free=free)
+    if config.lora.rank:
+        require_peft()
     accelerator = make_accelerator(device, config.precision)
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
@@ -120,6 +123,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
         "feature_net": f"{_identify(net)} at {net.input_size} px",
         "tokenizer": digest(model.tokenizer),
     }
+    if config.lora.rank:
+        facts["backbone"] = digest(model.backbone)  # checkpoints hold the adapters alone
     batches = _batches(dataset, config.data, size, config.batch_size, config.seed)
     task = TranslatorTask(model, config, batches, validation, dataset.train, targets, perceptual, net, accelerator)
     folder.check(config, facts, resume=resume, free=free)
@@ -127,7 +132,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
     display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, display):
         run(task, folder, config.loop, display)
-    model.backbone.load_state_dict(task.ema.module.state_dict())
+    model = task.finished()
     Translator(model, domains=dataset.domains, targets=targets, config=config.translation).save(out)
     return out
 

@@ -37,6 +37,7 @@ from cyclevar.core.training.common import (
     set_learning_rate,
 )
 from cyclevar.core.training.loop import Task
+from cyclevar.core.training.lora import Adapters, share_frozen, trained
 from cyclevar.core.training.losses import auc, discriminator_loss, scores
 from cyclevar.core.training.runs import Parts
 from cyclevar.core.translation import translate
@@ -72,7 +73,7 @@ class ImagePool(nn.Module):
 
 
 class TranslatorTask(Task):
-    """Fine-tunes a model's backbone to translate between two domains; its tokenizer is frozen."""
+    """Fine-tunes a model's backbone, or adapters of it, to translate between two domains; its tokenizer is frozen."""
 
     def __init__(
         self,
@@ -93,7 +94,10 @@ class TranslatorTask(Task):
         self.pictures_per_step = 2 * config.batch_size
         model.tokenizer.requires_grad_(False).eval()
         model.backbone.gradient_checkpointing = config.gradient_checkpointing
+        self.adapters = Adapters(model.backbone, config.lora) if config.lora.rank else None
         self.ema = moving_average(model.backbone, config.ema)
+        if self.adapters:
+            share_frozen(self.ema, model.backbone)
         self.optimizer = make_optimizer(model.backbone, config.optimizer)
         settings = config.discriminator
         self.discriminators = nn.ModuleList(build_discriminator(settings.name, settings.settings) for _ in range(2))
@@ -120,15 +124,23 @@ class TranslatorTask(Task):
         return round_trip(self.model.tokenizer, images.to(self.accelerator.device))
 
     def parts(self) -> Parts:
+        backbone, ema = self.model.backbone, self.ema
         return {
-            "backbone": self.model.backbone,
-            "ema": self.ema,
+            "backbone": trained(backbone) if self.adapters else backbone,
+            "ema": trained(ema) if self.adapters else ema,
             "optimizer": self.optimizer,
             "discriminators": self.discriminators,
             "discriminator_optimizer": self.discriminator_optimizer,
             "pools": self.pools,
             "progress": self.progress,
         }
+
+    def finished(self) -> Model:
+        """The model with the averaged weights, adapters merged; nothing can be trained further."""
+        self.model.backbone.load_state_dict(self.ema.module.state_dict())
+        if self.adapters:
+            self.adapters.merge()
+        return self.model
 
     def waited(self) -> float:
         return self.stream.waited()

@@ -123,6 +123,10 @@ class InfinityBackbone(Backbone):
         self.remember([prompt])
         self.config = self.config.model_copy(update={"prompts": {**self.config.prompts, name: prompt}})
 
+    def domain_parameters(self) -> Sequence[nn.Parameter]:
+        """The features of words, where they are learned; those of T5 say enough."""
+        return (self.words.embedding,) if self.config.text_encoder == WORDS else ()
+
     @torch.no_grad()
     def remember(self, targets: Sequence[int | str]) -> None:
         """Store what T5 makes of the targets' prompts with the weights."""

@@ -13,9 +13,11 @@ from torch.testing import assert_close
 
 from cyclevar.core.attention import Visibility
 from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.config import LoraConfig
 from cyclevar.core.interfaces import Condition, Start
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import Pyramid, teacher_inputs
+from cyclevar.core.training.lora import Adapters, target_layers
 
 CLOSE = {"atol": 2e-4, "rtol": 1e-3}
 
@@ -172,6 +174,29 @@ def test_blocks_computed_again_have_the_same_gradients(
     for kept, computed in zip(gradients(False), gradients(True), strict=True):
         assert (kept is None) == (computed is None)
         assert kept is None or computed is None or torch.equal(kept, computed)
+
+
+def test_adapters_have_a_say_in_every_layer_and_merge(
+    model: Model, context: list[Tensor], condition: Condition
+) -> None:
+    pytest.importorskip("peft", reason="no peft: pip install 'cyclevar[lora]'")
+    backbone = copy.deepcopy(model.backbone)
+    names = list(backbone.state_dict())
+    adapters = Adapters(backbone, LoraConfig(rank=2))
+    layers = target_layers(model.backbone, LoraConfig().targets)
+    with torch.no_grad():
+        for name in layers:
+            backbone.get_submodule(f"{name}.lora_B.default").get_parameter("weight").normal_()
+    adapted = backbone(context, condition, model.schedule)
+    adapted.square().mean().backward()
+    for name in layers:
+        for half in ("lora_A", "lora_B"):
+            gradient = backbone.get_submodule(f"{name}.{half}.default").get_parameter("weight").grad
+            assert gradient is not None
+            assert bool(gradient.any()), f"{name}.{half}"
+    adapters.merge()
+    assert list(backbone.state_dict()) == names
+    assert_close(backbone(context, condition, model.schedule), adapted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("backend", ["dense", "sdpa"])

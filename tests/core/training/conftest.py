@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import cyclevar
-from cyclevar.core.config import PretrainConfig, TrainConfig
+from cyclevar.core.config import LoraConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
@@ -137,6 +137,13 @@ def train_config(pictures: Path, weights: Path) -> TrainConfig:
             "ema": 0.9,
         },
     )
+
+
+@pytest.fixture(scope="session")
+def lora_config(train_config: TrainConfig) -> TrainConfig:
+    """The same with adapters in the place of the backbone's weights."""
+    pytest.importorskip("peft", reason="no peft: pip install 'cyclevar[lora]'")
+    return train_config.model_copy(update={"lora": LoraConfig(rank=2)})
 
 
 @pytest.fixture(scope="session")

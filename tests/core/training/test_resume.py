@@ -82,7 +82,9 @@ class Trainings:
         return [{key: value for key, value in line.items() if key not in SPEEDS} for line in lines]
 
 
-@pytest.fixture(params=["tokenizer", "backbone", "flexvar_tokenizer", "flexvar_backbone", "translator"], scope="module")
+@pytest.fixture(
+    params=["tokenizer", "backbone", "flexvar_tokenizer", "flexvar_backbone", "translator", "lora"], scope="module"
+)
 def trainings(
     request: pytest.FixtureRequest, light_module: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Trainings:
