@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from cyclevar.core.config import FamilyConfig
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.interfaces import Backbone, Tokenizer
 from cyclevar.core.manager import get_manager
-from cyclevar.core.names import NameTable, check_keys
-from cyclevar.core.published import find_weights
+from cyclevar.core.names import NameTable, State, check_keys
+from cyclevar.core.published import family_config, find_weights
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings, validate
 
@@ -83,10 +84,13 @@ class Model(nn.Module):
                 continue
             table, module = self._table(part), self.get_submodule(part)
             if isinstance(source, Mapping):
-                state = table.to_ours(source, module.state_dict(), what=f"the given {part} state dict")
+                published, what = source, f"the given {part} state dict"
             else:
                 path = find_weights(source)
-                state = table.to_ours(load_published(path, table.wrappers), module.state_dict(), what=str(path))
+                published, what = load_published(path, table.wrappers), str(path)
+            expected = module.state_dict()
+            looks_like = functools.partial(recognize, published, better_than=table.likeness(published, expected))
+            state = table.to_ours(published, expected, what=what, looks_like=looks_like)
             self._fill(part, state, owned=not isinstance(source, Mapping))
         return self
 
@@ -151,6 +155,34 @@ class Model(nn.Module):
                 setattr(module.get_submodule(owner), attribute, getattr(fresh.get_submodule(owner), attribute))
 
 
+def recognize(published: State, *, better_than: float = 0.5) -> str:
+    """What tensors of a published file, or of ours, look like: ``the backbone of var d20``; "" for nothing known.
+
+    Compares names and shapes with those of every preset of every family. A likeness has to be ``better_than`` another.
+    """
+    if {name.partition(".")[0] for name in published} == {"tokenizer", "backbone"}:
+        known = {family: _own_names(family) for family in get_manager().registry.names("backbone")}
+        likest = max(known, key=lambda family: len(known[family] & published.keys()), default="")
+        return f"a model file of cyclevar ({likest}), which is given alone" if likest else ""
+    best, found = max(better_than, 0.5), dict[tuple[str, str], list[str]]()
+    for family in get_manager().registry.names("backbone"):
+        for preset in family_config(family).presets():
+            model = build(family, preset, initialize=False)
+            for part in ("tokenizer", "backbone") if model.official else ():
+                score = model._table(part).likeness(published, model.get_submodule(part).state_dict())
+                if score > best:
+                    best, found = score, {}
+                if score == best and score > better_than:
+                    found.setdefault((part, family), []).append(preset)
+    return " or ".join(f"the {part} of {family} {', '.join(presets)}" for (part, family), presets in found.items())
+
+
+def _own_names(family: str) -> set[str]:
+    """What the tensors of a family's first preset are called here."""
+    presets = family_config(family).presets()
+    return set(build(family, next(iter(presets)), initialize=False).state_dict()) if presets else set()
+
+
 def build(
     family: str, config: str | Mapping[str, Any] | Settings = "tiny", *, initialize: bool = True, **overrides: Any
 ) -> Model:
@@ -188,7 +220,7 @@ def load_model(path: str | Path, **overrides: Any) -> Model:
         raise CheckpointError(
             f"{path} does not say which family it belongs to",
             expected="a model file that cyclevar wrote",
-            hint="published files are loaded with Model.load_official",
+            hint="give published files for both parts, --tokenizer-weights beside the transformer's",
         )
     model = build(metadata["family"], metadata["config"], initialize=False, **overrides)
     model.load_state(state, what=str(path), owned=True)

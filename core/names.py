@@ -32,12 +32,14 @@ class NameTable:
     stale: Collection[str] = ()
     fits: Mapping[str, Callable[[Tensor, torch.Size], Tensor]] = field(default_factory=dict)
 
-    def to_ours(self, published: State, expected: State, *, what: str) -> dict[str, Tensor]:
+    def to_ours(
+        self, published: State, expected: State, *, what: str, looks_like: Callable[[], str] = str
+    ) -> dict[str, Tensor]:
         """Published tensors under our names, each held to the shape of ``expected`` (our state dict).
 
-        Raises `CheckpointError` naming missing, unknown and misshapen keys.
+        Raises `CheckpointError` naming missing, unknown and misshapen keys, and what they ``looks_like`` instead.
         """
-        shapes = {name: shape for ours in self.names for name, shape in self._parts(ours, expected[ours].shape)}
+        shapes = self.shapes(expected)
         published = {self.aliases.get(name, name): tensor for name, tensor in published.items()}
         for name, fit in self.fits.items():
             if name in published:
@@ -49,11 +51,25 @@ class NameTable:
             for name, shape in shapes.items()
             if name in published and published[name].shape != shape
         ]
-        check_keys(what, missing, unknown, wrong)
+        check_keys(what, missing, unknown, wrong, looks_like)
         return {
             ours: published[names] if isinstance(names, str) else torch.cat([published[name] for name in names])
             for ours, names in self.names.items()
         }
+
+    def shapes(self, expected: State) -> dict[str, torch.Size]:
+        """Published name -> shape, for ``expected`` (our state dict)."""
+        return {name: shape for ours in self.names for name, shape in self._parts(ours, expected[ours].shape)}
+
+    def likeness(self, published: State, expected: State) -> float:
+        """The share of all names that ``published`` and this table have in common, with equal shapes; at most 1."""
+        given = {self.aliases.get(name, name): tensor.shape for name, tensor in published.items()}
+        counted = {name: shape for name, shape in given.items() if name not in {*self.derived, *self.stale}}
+        shapes = self.shapes(expected)
+        fitting = sum(
+            name in counted and (name in self.fits or counted[name] == shape) for name, shape in shapes.items()
+        )
+        return fitting / len(counted.keys() | shapes.keys())
 
     def to_published(self, ours: State) -> dict[str, Tensor]:
         """Our tensors under the published names, with the buffers that the published loaders insist on."""
@@ -74,16 +90,20 @@ class NameTable:
         return [(name, torch.Size((shape[0] // len(names), *shape[1:]))) for name in names]
 
 
-def check_keys(what: str, missing: list[str], unknown: list[str], wrong: list[str]) -> None:
-    """Raise `CheckpointError` if any list is not empty, showing a few of each."""
+def check_keys(
+    what: str, missing: list[str], unknown: list[str], wrong: list[str], looks_like: Callable[[], str] = str
+) -> None:
+    """Raise `CheckpointError` if any list is not empty, showing a few of each, and what it ``looks_like`` instead."""
     parts = [
         f"{title}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
         for title, names in (("missing keys", missing), ("unknown keys", unknown), ("wrong shapes", wrong))
         if names
     ]
     if parts:
+        other = looks_like()
+        seems = f"; it looks like {other}" if other else ""
         raise CheckpointError(
-            f"{what} does not fit the model: {'; '.join(parts)}",
+            f"{what} does not fit the model: {'; '.join(parts)}{seems}",
             hint="check that the preset (or the settings) and the file belong together",
         )
 

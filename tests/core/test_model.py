@@ -188,3 +188,44 @@ def test_a_family_without_published_files(model: Model) -> None:
         private.export_official()
     with pytest.raises(ConfigError, match="the family mine has no published files"):
         private.load_official(backbone="file.pth")
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Published tensors of several sizes and families, without memory."""
+    sizes = ("var/d20", "flexvar/d16", "infinity/layer12")
+    return {name: build(*name.split("/"), initialize=False).export_official() for name in sizes}
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "part", "expected"),
+    [
+        ("var/d20", "backbone", "backbone", "the backbone of var d20"),
+        ("flexvar/d16", "backbone", "backbone", "the backbone of flexvar d16"),
+        ("flexvar/d16", "tokenizer", "tokenizer", "the tokenizer of flexvar d16, d20, d24"),
+        ("infinity/layer12", "backbone", "backbone", "the backbone of infinity layer12"),
+        ("var/d20", "tokenizer", "backbone", "the tokenizer of var d16, d20, d24, d30, d36"),
+    ],
+)
+def test_weights_of_something_else_are_recognized(
+    published: dict[str, dict[str, dict[str, Tensor]]], given: str, kind: str, part: str, expected: str
+) -> None:
+    model = build("var", "d16", initialize=False)
+    with pytest.raises(CheckpointError, match=f"does not fit the model: .*; it looks like {expected};"):
+        model.load_official(**{part: published[given][kind]})
+
+
+def test_a_model_file_of_ours_is_recognized() -> None:
+    state = build("flexvar", "tiny", initialize=False).state_dict()
+    with pytest.raises(CheckpointError, match=r"it looks like a model file of cyclevar \(flexvar\)"):
+        build("var", "d16", initialize=False).load_official(backbone=state)
+
+
+def test_nothing_is_guessed_of_the_right_weights_with_a_flaw_or_of_others(
+    published: dict[str, dict[str, dict[str, Tensor]]],
+) -> None:
+    flawed = {name: tensor for name, tensor in published["var/d20"]["backbone"].items() if name != "head.bias"}
+    for state in (flawed, {"a": torch.zeros(1)}):
+        with pytest.raises(CheckpointError, match="does not fit the model") as raised:
+            build("var", "d20", initialize=False).load_official(backbone=state)
+        assert "looks like" not in str(raised.value)
