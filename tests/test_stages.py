@@ -70,7 +70,7 @@ def test_every_stage_does_its_work(tmp_path: Path) -> None:
     found = metrics(tmp_path / "backbone")
     assert found["validation/loss"][-1] < 0.98 * math.log(1024)
 
-    stages = {"warmup": {"steps": 100}, "discriminator": {"pretrain_steps": 20}, "loop": loop(180)}
+    stages = {"warmup": {"steps": 240}, "discriminator": {"pretrain_steps": 20}, "loop": loop(320)}
     start = {"weights": str(tmp_path / "backbone"), "batch_size": 2, "diagnose_every": 10}
     train(validate(TrainConfig, {**start, **stages}), tmp_path / "translator", resume=False, display=Silent())
     found = metrics(tmp_path / "translator")
