@@ -213,6 +213,8 @@ def _model_file(weights: str | Path) -> Path:
 
 def _learn_domains(model: Model, targets: Sequence[int | str], display: Display) -> None:
     """Add the names that the backbone does not know as new domains; encode prompts once, not in every update."""
+    if any(not str(target).strip() for target in targets):
+        raise ConfigError("a target is empty", expected="a name, a class id or a prompt for each domain")
     model.backbone.remember(targets)
     for target in targets:
         try:

@@ -340,3 +340,10 @@ def test_build_is_what_pretraining_begins_with() -> None:
     wanted = digest(build("var", "tiny"))
     torch.manual_seed(3)
     assert digest(start._pretraining_model(PretrainConfig())) == wanted
+
+
+@pytest.mark.usefixtures("light")
+def test_a_domain_needs_a_name(train_config: TrainConfig, display: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a target is empty"):
+        train(change(train_config, targets=("", "squares")), tmp_path / "run", resume=False, display=display)
+    assert not (tmp_path / "run").exists()
