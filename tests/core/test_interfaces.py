@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.config import SamplingConfig
 from cyclevar.core.interfaces import Backbone, Condition, Quantizer, ScaleState, Tokenizer
 from cyclevar.core.model import Model
 from cyclevar.core.schedule import ScaleSchedule
@@ -69,5 +70,7 @@ def test_guidance_contrasts_two_runs(model: Model) -> None:
             1.5,
             scale,
             schedule,
+            SamplingConfig(),
         )
-        assert_close(backbone.guided(feature, condition, schedule, scale, guided, 1.5), expected, atol=1e-4, rtol=1e-4)
+        found = backbone.guided(feature, condition, schedule, scale, guided, 1.5, SamplingConfig())
+        assert_close(found, expected, atol=1e-4, rtol=1e-4)
