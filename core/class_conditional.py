@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.attention import Visibility, plan_attention
-from cyclevar.core.blocks import AdaLNBlock
+from cyclevar.core.blocks import AdaLNBlock, modulated_logits
 from cyclevar.core.cache import KeyValueCache
 from cyclevar.core.config import ClassConditionalConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
@@ -141,7 +141,7 @@ class ClassConditionalBackbone(Backbone):
             x = self.run_block(block, x, shared, plan, cache, layer)
         if cache is not None:
             cache.commit(scales)
-        return self._logits(x, condition)
+        return modulated_logits(x, condition.vector, self.head_modulation, self.head, self.config.norm_eps)
 
     def _tokens(self, scale: int, part: Tensor | None, condition: Condition, start: Start) -> Tensor:
         """Embedded tokens of one scale, ``[B,h_k*w_k,width]``."""
@@ -157,13 +157,6 @@ class ClassConditionalBackbone(Backbone):
     @abstractmethod
     def place(self, x: Tensor, scale: int, schedule: ScaleSchedule) -> Tensor:
         """Tokens of one scale, told where they are. Raises `ConfigError` for a schedule that the family cannot do."""
-
-    def _logits(self, x: Tensor, condition: Condition) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            scale, shift = self.head_modulation(F.silu(condition.vector.float()))[:, None].chunk(2, dim=-1)
-            x = F.layer_norm(x.float(), (self.config.width,), eps=self.config.norm_eps) * (1 + scale) + shift
-            logits: Tensor = self.head(x)
-            return logits
 
 
 def class_conditional_names(
