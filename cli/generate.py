@@ -95,14 +95,31 @@ def choose_schedule(model: Model, schedule: str | None, size: str | None, ratio:
     """The schedule that the options ask for; the model's own where they ask for none."""
     from cyclevar.core.generation import schedule_for, schedule_of_ratio
 
-    given = [name for name, value in (("--schedule", schedule), ("--size", size), ("--ratio", ratio)) if value]
-    if len(given) > 1:
+    options = (("--schedule", schedule), ("--size", size), ("--ratio", ratio))
+    given = [name for name, value in options if value is not None]
+    if "--ratio" in given and len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} are given", expected="one of them")
-    if schedule:
-        return model.config.parse_schedule(schedule)
-    if size:
+    if schedule is not None:
+        return _parse_schedule(model, schedule, size)
+    if size is not None:
         return schedule_for(model, pixels("--size", size))
-    if ratio:
+    if ratio is not None:
         width, height = pair("--ratio", ratio, ":")
         return schedule_of_ratio(model, width / height)
     return model.schedule
+
+
+def _parse_schedule(model: Model, text: str, size: str | None) -> ScaleSchedule:
+    """The schedule of the option. One that is spelt out must end where pictures of ``size``, or the model's own, do."""
+    chosen, stride = model.config.parse_schedule(text), model.tokenizer.stride
+    named = text in model.config.schedules() and size is None
+    height, width = pixels("--size", size) if size is not None else (side * stride for side in model.schedule.full)
+    made = [side * stride for side in chosen.full]
+    if not named and made != [height, width]:
+        possible = model.config.nearest_schedule(chosen.full).full == chosen.full
+        raise ConfigError(
+            f"the schedule {text} makes pictures of {made[0]}x{made[1]} pixels",
+            expected=f"one that ends at {height / stride:g}x{width / stride:g} cells, for {height}x{width} pixels",
+            hint=f"with --size {made[0]}x{made[1]} beside it they may be smaller or larger" if possible else "",
+        )
+    return chosen

@@ -63,7 +63,7 @@ def command(
 
     jobs = plan_jobs(source, out, kind=kind)
     translator = open_translator(folder, device, mode, temperature, fusion, overrides)
-    target = to or translator.default_target
+    target = translator.default_target if to is None else to
     outcomes = translate_files(translator, jobs, target, batch_size=batch, size=size, overwrite=overwrite)
     typer.echo(f"{model} translates to {target}: {describe(translator)}")
     console = Console(stderr=True)

@@ -25,6 +25,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
+def brief(text: str, limit: int = 40) -> str:
+    """The text, cut where it is longer than ``limit`` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 class CyclevarError(Exception):
     """Base of every error that the user can act on.
 
@@ -54,7 +59,7 @@ class UnknownNameError(ConfigError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         known = sorted(known)
         super().__init__(
-            f"there is no {kind} named {name!r}",
+            f"there is no {kind} named {brief(name, 80)!r}",
             expected="one of " + ", ".join(known) if known else f"a registered {kind} (none is registered)",
             hint=" ".join(part for part in (nearest(name, known), hint) if part),
         )

@@ -56,13 +56,18 @@ def locate(file: PublishedFile) -> Found | None:
 
 def _places(file: PublishedFile) -> Iterator[tuple[Path, str]]:
     """The folders in which the file may lie, best first, with what to call them."""
-    for folder in filter(None, os.environ.get(FOLDERS, "").split(os.pathsep)):
-        yield Path(folder).expanduser(), FOLDERS
-        yield Path(folder).expanduser() / file.repository, FOLDERS
+    for folder in own_folders():
+        yield folder, FOLDERS
+        yield folder / file.repository, FOLDERS
     repository = hub_cache() / f"models--{file.repository.replace('/', '--')}"
     reference = repository / "refs" / file.revision
     revision = reference.read_text().strip() if reference.is_file() else file.revision
     yield repository / "snapshots" / revision, "Hugging Face cache"
+
+
+def own_folders() -> list[Path]:
+    """The folders that ``CYCLEVAR_MODELS`` names."""
+    return [Path(folder).expanduser() for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
 
 
 def hub_cache() -> Path:

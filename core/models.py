@@ -17,6 +17,7 @@ from cyclevar.core.shipped import WEIGHTS, shipped_translators, shipped_weights
 if TYPE_CHECKING:
     from cyclevar.core.model import Model
 
+PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 DEFAULT_FAMILY, DEFAULT_PRESET = "var", "tiny"
 
 
@@ -131,6 +132,12 @@ def _load(path: Path, family: str | None, changes: Mapping[str, Any] | None, **s
         raise ConfigError(
             f"the settings under model ({', '.join(changes)}) are given beside {path}, which brings its own",
             hint="leave out one of the two",
+        )
+    if path.suffix in PICKLED and path.is_file():
+        raise ConfigError(
+            f"{path} is no model file of cyclevar",
+            expected="the published tokenizer and transformer together, where it is one of them",
+            hint="give --tokenizer-weights FILE and --weights FILE, with their --backbone and --preset",
         )
     model = load_model(path, **sampling)
     if family not in (None, model.family):

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.checkpoints import load_tensors, save_tensors
-from cyclevar.core.errors import CheckpointError, ConfigError
+from cyclevar.core.errors import CheckpointError, ConfigError, brief
+from cyclevar.core.hub import FOLDERS, own_folders
 
 
 class WordEncoder(nn.Module):
@@ -70,8 +71,7 @@ def _check_length(prompt: str, tokens: int, length: int) -> None:
     if not prompt.strip():
         raise ConfigError("the prompt is empty", expected="some words")
     if tokens > length:
-        shown = prompt if len(prompt) <= 40 else f"{prompt[:37]}..."
-        raise ConfigError(f"the prompt {shown!r} has {tokens} tokens", expected=f"at most {length}")
+        raise ConfigError(f"the prompt {brief(prompt)!r} has {tokens} tokens", expected=f"at most {length}")
 
 
 def _cache_file(encoder: str, prompt: str) -> Path:
@@ -91,17 +91,24 @@ def _run_t5(encoder: str, prompt: str, length: int) -> Tensor:
             expected="it, or a translator or a cache that holds the encoded prompt",
             hint="pip install 'cyclevar[text]'",
         ) from error
+    place = _place(encoder)
     try:
-        tokens = transformers.AutoTokenizer.from_pretrained(encoder)(prompt, return_tensors="pt")
+        tokens = transformers.AutoTokenizer.from_pretrained(place)(prompt, return_tensors="pt")
         _check_length(prompt, tokens.input_ids.shape[1], length)
-        t5 = transformers.T5EncoderModel.from_pretrained(encoder, dtype=torch.float32).eval()
+        t5 = transformers.T5EncoderModel.from_pretrained(place, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"the text encoder {encoder} cannot be had ({reason})",
             expected="a folder with config.json, tokenizer.json and model.safetensors, or a name in the hub",
-            hint=f"where there is a network: hf download {encoder} --local-dir DIR; "
-            "then name DIR by the setting backbone.text_encoder (--set model.backbone.text_encoder=DIR)",
+            hint=f"where there is a network: hf download {encoder} --local-dir MODELS/{Path(encoder).name}; "
+            f"then set the environment variable {FOLDERS}=MODELS",
         ) from error
     features: Tensor = t5(**tokens).last_hidden_state[0]
     return features
+
+
+def _place(encoder: str) -> str:
+    """The encoder in a folder that ``CYCLEVAR_MODELS`` names, with or without its owner's name; else as it is given."""
+    places = [folder / name for folder in own_folders() for name in (encoder, Path(encoder).name)]
+    return str(next((place for place in places if place.is_dir()), encoder))

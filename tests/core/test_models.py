@@ -133,6 +133,7 @@ def test_published_weights_are_opened(
 
 def test_what_contradicts(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path / "model.safetensors")
+    torch.save({}, tmp_path / "mine.pth")
     wrong = [
         ({"preset": "d17"}, "no preset of var named 'd17'"),
         ({"family": "vra"}, "did you mean 'var'"),
@@ -140,6 +141,7 @@ def test_what_contradicts(model: Model, tmp_path: Path) -> None:
         ({"tokenizer_weights": "x.pth"}, "published weights are given for one part only"),
         ({"weights": "var_d16.pth"}, "var_d16.pth is a backbone alone"),
         ({"weights": "absent"}, "absent is not a file"),
+        ({"weights": tmp_path / "mine.pth"}, "no model file of cyclevar; .*give --tokenizer-weights FILE and"),
         ({"weights": tmp_path / "model.safetensors", "changes": {"backbone": {}}}, "which brings its own"),
     ]
     for arguments, problem in wrong:

@@ -110,6 +110,17 @@ def test_t5_itself(t5_folder: Path) -> None:
         t5_features(str(t5_folder), " ", 6, 24)
 
 
+@pytest.mark.parametrize("name", ["some/t5", "t5"])
+def test_an_encoder_among_the_users_models(
+    t5_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    models = tmp_path / "models"
+    (models / name).parent.mkdir(parents=True)
+    (models / name).symlink_to(t5_folder)
+    monkeypatch.setenv("CYCLEVAR_MODELS", str(models))
+    assert torch.equal(t5_features("some/t5", PROMPT, 8, 24), t5_features(str(t5_folder), PROMPT, 8, 24))
+
+
 def test_an_encoder_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -119,7 +130,7 @@ def test_an_encoder_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Monke
         "the text encoder",
         "nothing cannot be had",
         "config.json, tokenizer.json",
-        "backbone.text_encoder=DIR",
+        "CYCLEVAR_MODELS=MODELS",
     ):
         assert part in str(caught.value)
     assert not list((tmp_path / "cache").glob("*/*"))
