@@ -30,6 +30,7 @@ COMMANDS = {
     "edit": "cyclevar.cli.edit:command",
     "train": "cyclevar.cli.train:command",
     "pretrain": "cyclevar.cli.pretrain:command",
+    "report": "cyclevar.cli.report:command",
     "models": "cyclevar.cli.models:command",
     "plugins": "cyclevar.cli.plugins:command",
 }

@@ -343,6 +343,8 @@ class TrainConfig(Settings):
     seed: NonNegativeInt = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Of the computation; weights are float32 always. ``auto``: bf16 on a GPU that has it, else float32."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where the figures go besides the run folder; changes nothing that is learned."""
 
 
 class PretrainConfig(Settings):
@@ -361,6 +363,8 @@ class PretrainConfig(Settings):
     seed: NonNegativeInt = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Of the computation; weights are float32 always. ``auto``: bf16 on a GPU that has it, else float32."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where the figures go besides the run folder; changes nothing that is learned."""
 
     @property
     def section(self) -> str:

@@ -97,6 +97,17 @@ def validate(model: type[Model], data: Mapping[str, Any]) -> Model:
         raise _explain(model, data, error.errors(include_url=False)) from error
 
 
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; an empty section has none."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
 def _explain(model: type[BaseModel], data: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> ConfigError:
     by_key: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for error in errors:

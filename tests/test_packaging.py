@@ -39,7 +39,7 @@ FLOORS = (
     ),
     ("data", "generation", "translation"),
     ("editing", "generated_files", "picture_files", "translator"),
-    ("bench", "evaluation", "training"),
+    ("bench", "evaluation", "report", "training"),
     ("demo",),
 )
 """What stands in ``core``, lowest first. A module imports from its own floor and the ones below, never in a circle."""

@@ -1,4 +1,4 @@
-"""The loop that every training shares: resume, update, log, validate, draw samples, save, stop when asked to."""
+"""The loop that every training shares: resume, update, log, validate, draw samples, save, report, stop if asked to."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ from torch import Tensor
 from cyclevar.core.config import LoopConfig
 from cyclevar.core.data.transforms import to_picture
 from cyclevar.core.errors import CyclevarError
+from cyclevar.core.report.page import write_report
 from cyclevar.core.training.runs import Parts, RunFolder
+from cyclevar.core.training.trackers import Tracker
 
 _log = logging.getLogger(__name__)
+
+REPORT_SHARE = 0.02
+"""Of the time, at most, goes into keeping the report up to date."""
 
 
 class Task(ABC):
@@ -80,8 +85,10 @@ class StoppedError(CyclevarError):
         self.exit_code = 128 + number
 
 
-def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display) -> None:
+def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tracker: Tracker | None = None) -> None:
     """Train until ``config.steps`` updates are made, from the newest checkpoint if there is one.
+
+    ``tracker`` is told what the log is told. The run's report is kept up to date.
 
     Raises:
         StoppedError: SIGTERM or SIGINT came; the update was finished and the state saved. A second one stops at once.
@@ -92,8 +99,12 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display) -> 
     folder.rewind_log(step)
     if step:
         display.note(f"resumed after {step} of {config.steps} steps")
-    meter, warned = _Meter(task), set[str]()
-    with _signals() as caught:
+    meter, warned, report = _Meter(task), set[str](), _Report(folder)
+    tracker = tracker or Tracker()
+    tracker.start(step)
+    with _signals() as caught, contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(tracker.finish)
+        at_the_end.callback(report.write)
         while step < config.steps:
             with meter.running():
                 figures = task.update(step)
@@ -104,11 +115,14 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display) -> 
             if step % config.log_every == 0 or last or stop:
                 values = {"step": step, **meter.read()}
                 folder.log(values)
+                tracker.log(values)
                 display.show(step, config.steps, values)
             if (step % config.validate_every == 0 or last) and not stop:
                 found = task.validate(step)
                 _demand_finite(found, step, folder)
-                folder.log({"step": step} | {f"validation/{name}": value for name, value in found.items()})
+                line = {"step": step} | {f"validation/{name}": value for name, value in found.items()}
+                folder.log(line)
+                tracker.log(line)
                 display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
                 for remark in task.remarks(step, found):
                     display.note(f"step {step}: {remark}")
@@ -120,8 +134,32 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display) -> 
                 to_picture(grid).save(folder.samples / f"step-{step:08d}.png")
             if step % config.save_every == 0 or last or stop:
                 folder.save(step, task.parts(), keep=config.keep)
+            if (step % config.validate_every == 0 or step % config.save_every == 0) and not (last or stop):
+                report.refresh()
             if stop:
                 raise StoppedError(caught[0], step, config.steps, folder.path)
+
+
+class _Report:
+    """Keeps a run's report up to date, in a small share of the time."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._due, self._failed = folder, 0.0, False
+
+    def refresh(self) -> None:
+        """Write it, unless that would take more than `REPORT_SHARE` of the time."""
+        if time.monotonic() >= self._due:
+            begun = time.monotonic()
+            self.write()
+            self._due = begun + (time.monotonic() - begun) / REPORT_SHARE
+
+    def write(self) -> None:
+        try:
+            write_report([self._folder.path], self._folder.report)
+        except Exception as error:  # whatever is wrong with a page, it is not worth a training
+            if not self._failed:
+                _log.warning("the report of %s cannot be written (%s)", self._folder.path, error)
+            self._failed = True
 
 
 class _Meter:

@@ -1,19 +1,11 @@
-"""A run folder: settings, metrics, sample pictures and checkpoints of one training.
-
-::
-
-    RUN/config.yaml             the settings, complete
-    RUN/facts.yaml              what else decides the outcome: the pictures, the perceptual distance, frozen weights
-    RUN/metrics.jsonl           one JSON object a logged step
-    RUN/samples/step-NNNNNNNN.png
-    RUN/checkpoints/step-NNNNNNNN.safetensors
-"""
+"""A run folder (`cyclevar.core.report.files`): settings, metrics, sample pictures and checkpoints of one training."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +16,8 @@ from torch.optim import Optimizer
 
 from cyclevar.core.checkpoints import load_tensors, save_tensors, save_text
 from cyclevar.core.errors import CheckpointError, ConfigError
-from cyclevar.core.settings import Settings, load_yaml
+from cyclevar.core.report.files import RunFiles, read_lines
+from cyclevar.core.settings import Settings, flat, load_yaml
 
 _log = logging.getLogger(__name__)
 
@@ -35,16 +28,8 @@ Facts = Mapping[str, str]
 """What decides the outcome of a training besides its settings, such as the fingerprint of the pictures."""
 
 
-class RunFolder:
+class RunFolder(RunFiles):
     """Reads and writes one run folder. `check` it first, `begin` when everything else is ready."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoints = path / "checkpoints"
-        self.samples = path / "samples"
-        self.metrics = path / "metrics.jsonl"
-        self.config = path / "config.yaml"
-        self.facts = path / "facts.yaml"
 
     def check(
         self, config: Settings, facts: Facts | None = None, *, resume: bool, free: frozenset[str] = frozenset()
@@ -63,8 +48,8 @@ class RunFolder:
                 f"{self.path} already holds a run",
                 hint="go on with it by --resume auto, or choose another folder with --out",
             )
-        now = _flat(config.model_dump(mode="json"))
-        before = _flat(type(config)().model_dump(mode="json")) | _flat(load_yaml(self.config))
+        now = flat(config.model_dump(mode="json"))
+        before = flat(type(config)().model_dump(mode="json")) | flat(load_yaml(self.config))
         self._refuse("settings differ", before, {k: now.get(k) for k in before.keys() | now.keys() if k not in free})
         if facts is not None and self.facts.exists():
             self._refuse("circumstances differ", load_yaml(self.facts), facts)
@@ -80,24 +65,26 @@ class RunFolder:
                 hint="choose another folder with --out for a new run",
             )
 
-    def begin(self, config: Settings, facts: Facts) -> None:
-        """Make the folder, or bring the settings of the one that is there up to date."""
+    def begin(self, config: Settings, facts: Facts, machine: Mapping[str, str] | None = None) -> None:
+        """Make the folder, or bring the settings of the one that is there up to date; note when and on what machine."""
         save_text(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         save_text(self.facts, yaml.safe_dump(dict(facts), sort_keys=False))
         self.samples.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        saved = self.saved()
+        step = int(saved[-1].stem.removeprefix("step-")) if saved else 0
+        _append(self.starts, {"step": step, "time": now, "machine": dict(machine or {})})
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to the metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(values)) + "\n")
+        _append(self.metrics, values)
 
     def rewind_log(self, step: int) -> None:
         """Drop the metrics of steps after ``step``, which a resumed run makes anew."""
         if self.metrics.exists():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            save_text(self.metrics, "".join(line + "\n" for line in kept))
+            lines, _ = read_lines(self.metrics)
+            save_text(self.metrics, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
 
     def save(self, step: int, parts: Parts, *, keep: int) -> None:
         """Write the training state after ``step`` updates; all but the newest ``keep`` states go."""
@@ -129,6 +116,11 @@ class RunFolder:
     def saved(self) -> list[Path]:
         """The checkpoints, oldest first."""
         return sorted(self.checkpoints.glob("step-*.safetensors"))
+
+
+def _append(path: Path, values: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(values)) + "\n")
 
 
 def pack_state(parts: Parts) -> dict[str, Tensor]:
@@ -167,13 +159,3 @@ def unpack_state(parts: Parts, tensors: Mapping[str, Tensor], *, what: str) -> N
     torch.set_rng_state(tensors["random/cpu"])
     if "random/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random/cuda"])
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

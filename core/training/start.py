@@ -21,6 +21,7 @@ from cyclevar.core.manager import get_manager
 from cyclevar.core.model import Model, build
 from cyclevar.core.models import open_model
 from cyclevar.core.names import strip_prefix
+from cyclevar.core.report.machine import describe_machine
 from cyclevar.core.shipped import WEIGHTS, shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
 from cyclevar.core.training.device import make_accelerator
@@ -29,6 +30,7 @@ from cyclevar.core.training.lora import require_peft
 from cyclevar.core.training.objective import Targets
 from cyclevar.core.training.runs import RunFolder
 from cyclevar.core.training.tokenizer import TokenizerTask
+from cyclevar.core.training.trackers import open_tracker
 from cyclevar.core.training.trainer import TranslatorTask
 from cyclevar.core.translator import Translator
 
@@ -47,9 +49,10 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Displa
     config = get_manager().fold("cyclevar_configure", config)
     settings, section = getattr(config, config.section), config.section
     steps_are_free = config.stage == "backbone" and settings.optimizer.decay == "constant"
-    free = frozenset(f"{section}.loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))
+    free = {"tracker", *(f"{section}.loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
-    folder.check(config, resume=resume, free=free)
+    folder.check(config, resume=resume, free=frozenset(free))
+    tracker = open_tracker(config.tracker, folder, config)
     accelerator = make_accelerator(device, config.precision)
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
@@ -83,11 +86,11 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Displa
         part = model.backbone
         _learn_domains(model, dataset.domains, display)
         task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, config.seed, accelerator)
-    folder.check(config, facts, resume=resume, free=free)
-    folder.begin(config, facts)
+    folder.check(config, facts, resume=resume, free=frozenset(free))
+    folder.begin(config, facts, describe_machine(accelerator.device))
     display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, display):
-        run(task, folder, settings.loop, display)
+        run(task, folder, settings.loop, display, tracker)
     part.load_state_dict(task.ema.module.state_dict())
     path = out / WEIGHTS
     model.save(path)
@@ -101,9 +104,10 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
     """
     config = get_manager().fold("cyclevar_configure", config)
     steps_are_free = config.optimizer.decay == "constant"
-    free = frozenset(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))
+    free = {"tracker", *(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
-    folder.check(config, resume=resume, free=free)
+    folder.check(config, resume=resume, free=frozenset(free))
+    tracker = open_tracker(config.tracker, folder, config)
     if config.lora.rank:
         require_peft()
     accelerator = make_accelerator(device, config.precision)
@@ -127,11 +131,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
         facts["backbone"] = digest(model.backbone)  # checkpoints hold the adapters alone
     batches = _batches(dataset, config.data, size, config.batch_size, config.seed)
     task = TranslatorTask(model, config, batches, validation, dataset.train, targets, perceptual, net, accelerator)
-    folder.check(config, facts, resume=resume, free=free)
-    folder.begin(config, facts)
+    folder.check(config, facts, resume=resume, free=frozenset(free))
+    folder.begin(config, facts, describe_machine(accelerator.device))
     display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, display):
-        run(task, folder, config.loop, display)
+        run(task, folder, config.loop, display, tracker)
     model = task.finished()
     Translator(model, domains=dataset.domains, targets=targets, config=config.translation).save(out)
     return out

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from cyclevar.core.config import LoopConfig, TrainConfig
 from cyclevar.core.errors import CyclevarError
+from cyclevar.core.training import loop
 from cyclevar.core.training.loop import Display, DivergenceError, StoppedError, Task, run
 from cyclevar.core.training.runs import Parts, RunFolder
+from cyclevar.core.training.trackers import Tracker
 
 LOOP = LoopConfig(steps=12, log_every=2, validate_every=4, sample_every=6, save_every=5)
 
@@ -199,3 +201,82 @@ def test_a_remark_is_noted_each_time_and_warned_of_once(
 def test_any_object_with_two_methods_is_a_display(display: Any) -> None:
     shown: Display = display
     assert shown is display
+
+
+def test_the_report_is_written_at_the_end_and_whenever_it_costs_little(
+    folder: RunFolder, display: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = loop.write_report
+
+    def write(runs: Sequence[Path], out: Path) -> None:
+        real(runs, out)
+        seen.append(len(metrics(folder)))
+
+    monkeypatch.setattr(loop, "write_report", write)
+    monkeypatch.setattr(loop, "REPORT_SHARE", math.inf)
+    run(Counting(), folder, LOOP, display)
+    assert seen == [3, 3, 6, 7, 9]  # at validations 4 and 8, saves 5 and 10, and the end
+    assert "step 12 of 3000" in folder.report.read_text()
+    seen.clear()
+    monkeypatch.setattr(loop, "REPORT_SHARE", 1e-9)
+    run(Counting(), folder, LOOP.model_copy(update={"steps": 24}), display)
+    assert len(seen) == 2  # the first time, which tells what it costs, and the end
+
+
+def test_a_run_that_stops_or_fails_has_its_report(folder: RunFolder, display: Any) -> None:
+    def fall_over(step: int) -> None:
+        if step == 3:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(Counting(fall_over), folder, LOOP, display)
+    assert "step 2 of 3000" in folder.report.read_text()
+
+
+def test_a_report_that_fails_is_one_warning(
+    folder: RunFolder, display: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(runs: Sequence[Path], out: Path) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(loop, "write_report", fail)
+    monkeypatch.setattr(loop, "REPORT_SHARE", math.inf)
+    with caplog.at_level(logging.WARNING):
+        run(Counting(), folder, LOOP, display)
+    assert [text for text in caplog.messages if "report" in text] == [
+        f"the report of {folder.path} cannot be written (no ink)"
+    ]
+    assert folder.saved()[-1].name == "step-00000012.safetensors"
+
+
+class Remembering(Tracker):
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = list[Any]()
+
+    def start(self, step: int) -> None:
+        self.told.append(step)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        self.told.append(dict(values))
+
+    def finish(self) -> None:
+        self.told.append("finish")
+
+
+def test_a_tracker_is_told_what_the_log_is_told(folder: RunFolder, display: Any) -> None:
+    tracker = Remembering()
+    run(Counting(), folder, LOOP, display, tracker)
+    assert tracker.told == [0, *metrics(folder), "finish"]
+    run(Counting(), folder, LOOP.model_copy(update={"steps": 14}), display, again := Remembering())
+    assert again.told[0] == 12
+
+    def fall_over(step: int) -> None:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(Counting(fall_over), folder, LOOP.model_copy(update={"steps": 20}), display, last := Remembering())
+    assert last.told == [14, "finish"]

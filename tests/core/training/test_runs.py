@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def test_other_facts_are_refused_by_name(folder: RunFolder) -> None:
         folder.check(TrainConfig(), FACTS | {"data": "emoji 89ab"}, resume=True)
     folder.facts.unlink()  # as a run of an earlier version
     folder.check(TrainConfig(), FACTS, resume=True)
+
+
+def test_every_start_is_noted_with_its_machine(folder: RunFolder) -> None:
+    folder.save(5, make_parts(5), keep=2)
+    folder.begin(TrainConfig(), FACTS, {"device": "cuda"})
+    starts = [json.loads(line) for line in folder.starts.read_text().splitlines()]
+    assert [(start["step"], start["machine"]) for start in starts] == [(0, {}), (5, {"device": "cuda"})]
+    assert all(datetime.fromisoformat(start["time"]).utcoffset() == timedelta(0) for start in starts)
 
 
 def test_only_the_newest_states_stay(folder: RunFolder) -> None:
