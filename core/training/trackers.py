@@ -62,7 +62,7 @@ class Tracker:
 
 
 def open_tracker(name: str, files: RunFiles, config: Settings) -> Tracker:
-    """The tracker of a run; nothing is started yet. Raises `ConfigError` where its package is missing.
+    """The tracker of a run, to be started when there is an accelerator. Raises `ConfigError` without its package.
 
     TensorBoard writes to ``RUN/tensorboard``. The others know the run by an id that is kept in ``RUN/tracker-id``, so
     that a resumed run goes on as the same one.

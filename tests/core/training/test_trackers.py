@@ -102,7 +102,7 @@ def scalars(folder: RunFolder, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(name)]
 
 
-def test_tensorboard_gets_an_event_file_and_a_resumed_run_goes_on_in_it(folder: RunFolder) -> None:
+def test_tensorboard_gets_an_event_file_and_a_resumed_run_goes_on_in_it(folder: RunFolder, accelerator: Any) -> None:
     pytest.importorskip("tensorboard", reason="no tensorboard: pip install 'cyclevar[tensorboard]'")
 
     for begin, steps in ((0, (2, 4, 6)), (4, (6, 8))):  # the second time after 4 steps, which were saved
