@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from cyclevar.core import shipped
 from cyclevar.core.errors import CheckpointError, UnknownNameError
 from cyclevar.core.shipped import SETTINGS, WEIGHTS, find_translator, shipped_translators, shipped_weights
+from cyclevar.core.translator import Translator
 
 
 @pytest.fixture
@@ -79,7 +81,18 @@ def test_where_nothing_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         find_translator()
 
 
-def test_weights_of_a_preset() -> None:
-    assert shipped_weights("var", "no-such-preset") is None
-    found = shipped_weights("var", "tiny")
-    assert found is None or found.is_file()
+@pytest.mark.parametrize("family", ["var", "infinity", "flexvar"])
+def test_weights_of_a_preset(family: str) -> None:
+    assert shipped_weights(family, "no-such-preset") is None
+    found = shipped_weights(family, "tiny")
+    assert found is not None
+    assert found.stat().st_size <= 12e6
+
+
+@pytest.mark.parametrize("name", ["noto-fluent", "noto-fluent-infinity", "noto-fluent-flexvar"])
+def test_translators_that_ship(name: str) -> None:
+    translator = Translator.load(find_translator(name))
+    images = torch.rand(1, 3, *translator.model.image_size) * 2 - 1
+    fluent, noto = translator(images, "fluent"), translator(images, "noto")
+    assert fluent.shape == images.shape
+    assert (fluent - noto).abs().mean() > 0.01
