@@ -73,7 +73,7 @@ def test_the_list(folder: Path) -> None:
     for file in d16.files:
         (folder / file.name).touch()
     ready = {model.name for model in list_models() if model.ready and model.family == "var"}
-    assert ready == {"var/tiny", "infinity/tiny", "flexvar/tiny", "var/d16"}
+    assert ready == {"var/tiny", "var/d16"}
 
 
 def test_names_of_published_files(folder: Path) -> None:
