@@ -17,7 +17,7 @@ from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, Da
 from cyclevar.core.model import build, load_model
 from cyclevar.core.settings import validate
 from cyclevar.core.training import start
-from cyclevar.core.training.start import digest, pretrain, start_model, train
+from cyclevar.core.training.start import pretrain, start_model, train
 from cyclevar.core.translator import Translator
 
 
@@ -59,7 +59,9 @@ def test_from_nothing_to_a_translator(
         "facts.yaml",
         "metrics.jsonl",
         "model.safetensors",
+        "report.html",
         "samples",
+        "starts.jsonl",
         "translator.json",
     ]
     assert validate(TrainConfig, yaml.safe_load((out / "config.yaml").read_text())) == config
