@@ -17,7 +17,7 @@ from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, Da
 from cyclevar.core.model import build, load_model
 from cyclevar.core.settings import validate
 from cyclevar.core.training import start
-from cyclevar.core.training.start import pretrain, start_model, train
+from cyclevar.core.training.start import digest, pretrain, start_model, train
 from cyclevar.core.translator import Translator
 
 
