@@ -48,6 +48,10 @@ def command(
     backbone_weights: Annotated[
         str | None, typer.Option("--backbone-weights", metavar="FILE", help="A published transformer.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="default|paper", help="Settings that go together; options go before them."),
+    ] = None,
     steps: StepsOption = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Pictures of each domain in an update.")
@@ -74,6 +78,7 @@ def command(
     run = prepare(
         TrainConfig,
         {
+            "recipe": recipe,
             "backbone": backbone,
             "preset": preset,
             "data.source": data,

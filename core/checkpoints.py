@@ -6,6 +6,7 @@ A file is whole or absent: it is written beside its place, flushed to the disk a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -16,7 +17,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cyclevar.core.errors import CheckpointError
 
@@ -204,6 +205,14 @@ def _read_pickle(path: Path) -> Any:
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
+
+
+def digest(module: nn.Module) -> str:
+    """16 hex digits over the names and values of a module's tensors."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        found.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def require_file(path: Path) -> None:

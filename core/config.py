@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from cyclevar.core.hub import PublishedFile
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.settings import Settings
+from cyclevar.core.settings import Settings, merged
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -255,12 +255,28 @@ class WarmupConfig(Settings):
     learning_rate: PositiveFloat = 1e-3
 
 
+AdversarialLoss = Literal["hinge", "multilevel_sigmoid", "least_squares"]
+GeneratorLoss = Literal["nonsaturating", "multilevel_sigmoid", "hinge", "least_squares"]
+
+
 class DiscriminatorConfig(Settings):
     """The two domain discriminators and how they are trained."""
 
     name: str = "patchgan"
     settings: dict[str, Any] = Field({})
     """Of the discriminator; ``cyclevar plugins --kind discriminator`` lists what there is."""
+    loss: AdversarialLoss = "hinge"
+    """What the discriminator minimises (`cyclevar.core.training.losses`)."""
+    generator_loss: GeneratorLoss = "nonsaturating"
+    """What the generator minimises against it."""
+    r1: NonNegativeFloat = 0.0
+    """Weight of the R1 penalty: the squared gradient of the score at real pictures, halved; 0 for none."""
+    r1_every: PositiveInt = 16
+    """Discriminator updates from one penalty to the next, which counts as many times as much."""
+    alarm_accuracy: float = Field(0.95, gt=0.5, le=1)
+    """Accuracy above which the discriminator overpowers the generator, if it stays there for `alarm_updates`."""
+    alarm_updates: PositiveInt = 200
+    """Steps of the adversarial stage."""
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=4e-4, betas=(0.5, 0.99), weight_decay=0.0, warmup=0, clip=10.0
     )
@@ -279,14 +295,31 @@ class DiscriminatorConfig(Settings):
     """Held-out AUC at which that stage begins."""
 
 
+class PerceptualLossConfig(Settings):
+    """LPIPS."""
+
+    trunk: str | None = None
+    """Torchvision's file of the trunk; None: it lies in the torch hub cache."""
+
+
 class LossConfig(Settings):
-    """Weights of the generator's losses (Eq. 12-16). L_rec is L1 plus ``perceptual`` times the perceptual distance."""
+    """Weights of the generator's losses (Eq. 12-16).
+
+    L_rec is L1 plus ``perceptual`` times the perceptual distance, unless ``cycle_terms`` or ``identity_terms`` say what
+    it is made of.
+    """
 
     gan: NonNegativeFloat = 1.0
     cycle: NonNegativeFloat = 0.2
     identity: NonNegativeFloat = 0.1
     perceptual: NonNegativeFloat = 1.0
     perceptual_distance: str = "auto"
+    cycle_terms: dict[str, NonNegativeFloat] | None = None
+    """Weights of the losses that make up the cycle loss, by name: ``cyclevar plugins --kind loss`` lists them."""
+    identity_terms: dict[str, NonNegativeFloat] | None = None
+    """The same for the identity loss."""
+    settings: dict[str, dict[str, Any]] = Field({})
+    """Of those losses, by name."""
     cycle_every: PositiveInt = 2
     """Steps between updates with the cycle loss, which costs a second pass."""
     identity_every: PositiveInt = 4
@@ -297,6 +330,12 @@ class LossConfig(Settings):
         if not (self.gan or (self.cycle and self.cycle_every == 1) or (self.identity and self.identity_every == 1)):
             raise ValueError("a loss in every step: gan, or cycle or identity every step")
         return self
+
+    def terms(self, which: Literal["cycle", "identity"]) -> Mapping[str, float]:
+        """Weights by the name of the loss, inside the cycle or the identity loss."""
+        given = self.cycle_terms if which == "cycle" else self.identity_terms
+        distance = "perceptual" if self.perceptual_distance == "auto" else self.perceptual_distance
+        return {"l1": 1.0, distance: self.perceptual} if given is None else given
 
 
 class LoraConfig(Settings):
@@ -310,9 +349,36 @@ class LoraConfig(Settings):
     """Which parts of every block get adapters, by their names in `cyclevar.core.blocks`: all their linear layers."""
 
 
+Recipe = Literal["default", "paper"]
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "paper": {
+        "loss": {
+            "gan": 0.5,
+            "cycle": 1.0,
+            "identity": 1.0,
+            "cycle_terms": {"l1": 1.0, "perceptual": 10.0},
+            "identity_terms": {"l1": 1.0, "perceptual": 1.0},
+            "cycle_every": 1,
+            "identity_every": 1,
+        },
+        "discriminator": {"loss": "multilevel_sigmoid", "generator_loss": "multilevel_sigmoid"},
+    },
+}
+"""Changes to the defaults of `TrainConfig` that go together.
+
+``paper``: the loss weights of CycleGAN-Turbo (arXiv 2403.12036), whose training CycleVAR follows without giving its
+own: lambda_gan 0.5, lambda_cycle 1, lambda_cycle_lpips 10, lambda_idt 1, lambda_idt_lpips 1 in the published training
+code, all losses in every step.
+"""
+
+
 class TrainConfig(Settings):
     """``cyclevar train``."""
 
+    recipe: Recipe = "default"
+    """Where the settings begin; what is given besides goes first."""
     backbone: str = "var"
     preset: str = "tiny"
     model: dict[str, Any] = Field({})
@@ -345,6 +411,13 @@ class TrainConfig(Settings):
     """Of the computation; weights are float32 always. ``auto``: bf16 on a GPU that has it, else float32."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Where the figures go besides the run folder; changes nothing that is learned."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begins_with_the_recipe(cls, data: Any) -> Any:
+        """Lay what is given over the recipe, and that over the defaults."""
+        changes = RECIPES.get(str(data.get("recipe", ""))) if isinstance(data, Mapping) else None
+        return merged(merged(cls().model_dump(mode="json"), changes), data) if changes else data
 
 
 class PretrainConfig(Settings):

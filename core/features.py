@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -36,35 +37,62 @@ class Features(NamedTuple):
     maps: list[Tensor]
 
 
-class FeatureNet(nn.Module):
-    """Frozen features of pictures ``[B,3,H,W]`` in [-1,1]; gradients reach the pictures, never the parameters.
+class FrozenNet(nn.Module):
+    """A frozen network behind its resize and normalisation; gradients reach the pictures, never the parameters.
 
-    Pictures of any size are resized to a square of ``input_size`` (bicubic, antialiased, not clamped) and normalised
-    as the network was trained. ``name``, ``weights_sha256``, ``input_size`` and ``resize_filter`` identify the
-    features: figures are comparable only where all four agree.
+    Pictures ``[B,3,H,W]`` in [-1,1] of any size are resized to a square of ``input_size`` (bicubic, antialiased, not
+    clamped) and normalised by the mean and deviation that the network was trained with.
     """
 
     resize_filter = "bicubic, antialiased"
 
     mean: Tensor
     std: Tensor
-    trunk: Any  # timm does not type its networks
+    trunk: Any  # timm and open_clip do not type their networks
 
-    def __init__(self, trunk: Any, *, name: str, weights_sha256: str, input_size: int = 224) -> None:
+    def __init__(
+        self,
+        trunk: Any,
+        *,
+        name: str,
+        weights_sha256: str,
+        input_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
         super().__init__()
-        if input_size < 32:
-            raise ConfigError(f"the feature net cannot read pictures of side {input_size}", expected="32 or more")
         self.name, self.weights_sha256, self.input_size = name, weights_sha256, input_size
         self.trunk = trunk
-        for statistic in ("mean", "std"):
-            values = torch.tensor(trunk.default_cfg[statistic]).view(1, 3, 1, 1)
-            self.register_buffer(statistic, values, persistent=False)
+        for statistic, values in (("mean", mean), ("std", std)):
+            self.register_buffer(statistic, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> FeatureNet:
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: the batch statistics are part of the frozen weights."""
         return super().train(False)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images ``[B,3,H,W]`` in [-1,1] as the network reads them."""
+        size = (self.input_size, self.input_size)
+        if tuple(images.shape[-2:]) != size:
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
+        images = ((images + 1) / 2 - self.mean) / self.std
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+class FeatureNet(FrozenNet):
+    """The features of pictures ``[B,3,H,W]`` in [-1,1].
+
+    ``name``, ``weights_sha256``, ``input_size`` and ``resize_filter`` identify the features: figures are comparable
+    only where all four agree.
+    """
+
+    def __init__(self, trunk: Any, *, name: str, weights_sha256: str, input_size: int = 224) -> None:
+        if input_size < 32:
+            raise ConfigError(f"the feature net cannot read pictures of side {input_size}", expected="32 or more")
+        mean, std = trunk.default_cfg["mean"], trunk.default_cfg["std"]
+        super().__init__(trunk, name=name, weights_sha256=weights_sha256, input_size=input_size, mean=mean, std=std)
 
     def forward(self, images: Tensor) -> Features:
         """Pooled features and all maps of ``images [B,3,H,W]`` in [-1,1]."""
@@ -74,19 +102,12 @@ class FeatureNet(nn.Module):
 
     def maps(self, images: Tensor, count: int = LEVELS) -> list[Tensor]:
         """The maps of the first ``count`` stages alone, which costs no more than those stages."""
-        x = self.trunk.bn1(self.trunk.conv_stem(self._prepare(images)))
+        x = self.trunk.bn1(self.trunk.conv_stem(self.prepare(images)))
         maps = []
         for stage in self.trunk.blocks[:count]:
             x = stage(x)
             maps.append(x)
         return maps
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        size = (self.input_size, self.input_size)
-        if tuple(images.shape[-2:]) != size:
-            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
-        images = ((images + 1) / 2 - self.mean) / self.std
-        return images.contiguous(memory_format=torch.channels_last)
 
 
 def load_feature_net(name: str = "efficientnet_lite0", *, input_size: int = 224) -> FeatureNet:

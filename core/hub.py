@@ -57,7 +57,8 @@ def locate(file: PublishedFile) -> Found | None:
 def _places(file: PublishedFile) -> Iterator[tuple[Path, str]]:
     """The folders in which the file may lie, best first, with what to call them."""
     for folder in own_folders():
-        yield folder, FOLDERS
+        if file.name != "model.safetensors":  # a name that many repositories give to their file, and we to ours
+            yield folder, FOLDERS
         yield folder / file.repository, FOLDERS
     repository = hub_cache() / f"models--{file.repository.replace('/', '--')}"
     reference = repository / "refs" / file.revision
@@ -74,6 +75,12 @@ def hub_cache() -> Path:
     """The folder of the hub's cache, found as its client does: HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME, ~/.cache."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def own_cache() -> Path:
+    """The folder of what cyclevar keeps for itself and can make again: CYCLEVAR_CACHE, XDG_CACHE_HOME, ~/.cache."""
+    folder = os.environ.get("CYCLEVAR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cyclevar"
+    return Path(folder).expanduser()
 
 
 @dataclass(frozen=True)

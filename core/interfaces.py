@@ -359,8 +359,22 @@ class Backbone(nn.Module, ABC):
         """Classifier-free guidance as this family defines it, for the logits of one scale."""
 
 
+class PictureLoss(nn.Module, ABC):
+    """A loss between pictures and what they should be; what it looks with is frozen."""
+
+    frozen: str = ""
+    """Name and hash of the weights that it looks with: a run records them."""
+
+    @abstractmethod
+    def forward(self, output: Tensor, images: Tensor) -> Tensor:
+        """A scalar, 0 for equal pictures ``[B,3,H,W]`` in [-1,1], differentiable in ``output``."""
+
+
 class Discriminator(nn.Module, ABC):
     """Judges whether pictures belong to a domain: trainable heads, possibly over frozen features."""
+
+    frozen: str = ""
+    """Name and hash of frozen weights that came from a file and are no part of the state: a run records them."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -16,7 +16,7 @@ KINDS = {
     "backbone": "a family of models: tokenizer, transformer and presets; factory(config) -> Model",
     "quantizer": "vectors to codes and back, hard or soft; the factory gives a Quantizer",
     "discriminator": "judges whether pictures belong to a domain; the factory gives a Discriminator",
-    "loss": "a term of the training objective",
+    "loss": "a distance between pictures and what they should be; the factory gives a PictureLoss",
     "metric": "a figure of the evaluation",
     "dataset": "pictures of two domains",
 }

@@ -85,6 +85,15 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
     return result
 
 
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` put in, section by section; neither is changed."""
+    result = copy.deepcopy(dict(base))
+    for key, value in changes.items():
+        mine = result.get(key)
+        result[key] = merged(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
 def validate(model: type[Model], data: Mapping[str, Any]) -> Model:
     """Build ``model`` from plain data.
 

@@ -71,3 +71,24 @@ def small_translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def golden() -> Path:
     """The folder of golden numbers; tests that use it carry ``@pytest.mark.golden``."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings that name a tiny open_clip model, registered there, and a file with random weights of it."""
+    import json
+
+    import open_clip
+    import torch
+
+    folder = tmp_path_factory.mktemp("clip")
+    vision = {"image_size": 32, "layers": 3, "width": 16, "head_width": 8, "patch_size": 8}
+    text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
+    description = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}
+    (folder / "cyclevar-small.json").write_text(json.dumps(description))
+    open_clip.add_model_config(folder / "cyclevar-small.json")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model("cyclevar-small")
+    torch.save(model.state_dict(), folder / "weights.pt")
+    return {"model": "cyclevar-small", "weights": str(folder / "weights.pt")}

@@ -29,6 +29,7 @@ FLOORS = (
         "blocks",
         "checkpoints",
         "class_conditional",
+        "discriminators",
         "features",
         "manager",
         "model",

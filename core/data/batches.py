@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from cyclevar.core.data.datasets import PictureList
@@ -131,17 +132,27 @@ def stack(pictures: PictureList, size: int, limit: int | None = None) -> Tensor:
     Raises:
         DataError: none can be read.
     """
-    tensors: list[Tensor] = []
-    for index in range(len(pictures)):
-        if len(tensors) == limit:
-            break
+    return torch.stack([to_tensor(picture, size) for _, picture in readable(pictures, limit)])
+
+
+def readable(pictures: PictureList, limit: int | None = None) -> Iterator[tuple[str, Image.Image]]:
+    """Name and picture of the first ``limit`` (default: all) that can be read; the others stand in ``pictures.bad``.
+
+    Raises:
+        DataError: none can be read.
+    """
+    found = 0
+    for index, name in enumerate(pictures.names):
+        if found == limit:
+            return
         try:
-            tensors.append(to_tensor(pictures[index], size))
+            picture = pictures[index]
         except PictureError:
             continue
-    if not tensors:
+        found += 1
+        yield name, picture
+    if not found:
         raise _all_bad(pictures)
-    return torch.stack(tensors)
 
 
 def _all_bad(pictures: PictureList) -> DataError:

@@ -103,7 +103,7 @@ def build_discriminator(name: str, settings: dict[str, object]) -> Discriminator
 
     entry = get_manager().registry.get("discriminator", name)
     config_class = entry.load_config()
-    discriminator = entry.load()(validate(config_class, settings) if config_class else None)
+    discriminator = entry.load()(*([validate(config_class, settings)] if config_class else []))
     assert isinstance(discriminator, Discriminator)
     return discriminator
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cyclevar.core.config import LossConfig, TranslationConfig
-from cyclevar.core.evaluation.perceptual import PerceptualDistance
+from cyclevar.core.config import GeneratorLoss, LossConfig, TranslationConfig
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
 from cyclevar.core.training.losses import generator_loss
+from cyclevar.core.training.reconstruction import Reconstructions
 from cyclevar.core.translation import Prediction, encode_context, predict, translate_context
 
 Targets = tuple[int | str, int | str]
@@ -52,15 +52,16 @@ def generator_step(
     discriminators: Sequence[Discriminator],
     translation: TranslationConfig,
     loss: LossConfig,
-    perceptual: PerceptualDistance,
+    reconstructions: Reconstructions,
     *,
     cycle: bool,
     identity: bool,
+    generator: GeneratorLoss = "nonsaturating",
 ) -> Step:
     """Translate a batch of each domain there and back, and score it.
 
     First pass: a to b, b to a (with ``identity`` also a to a, b to b); second pass, with ``cycle``: the fakes back.
-    ``context`` is `real_context`.
+    ``context`` is `real_context`; ``generator`` names the adversarial loss.
     """
     batch = len(a)
     wanted = [targets[1]] * batch + [targets[0]] * batch
@@ -73,26 +74,20 @@ def generator_step(
     losses: dict[str, Tensor] = {}
     if loss.gan:
         judged = zip(discriminators, (fake_a, fake_b), strict=True)
-        losses["gan"] = torch.stack([generator_loss(judge(fake)) for judge, fake in judged]).mean()
+        losses["gan"] = torch.stack([generator_loss(judge(fake), generator) for judge, fake in judged]).mean()
     if cycle:
         back = model.backbone.condition([targets[0]] * batch + [targets[1]] * batch)
         context = exact_context(model, torch.cat([fake_b, fake_a]))
         cycled = translate_context(model, context, back, translation, clamp=False).image
-        losses["cycle"] = reconstruction(clamped(cycled.float()), torch.cat([a, b]), loss.perceptual, perceptual)
+        losses["cycle"] = reconstructions.cycle(clamped(cycled.float()), torch.cat([a, b]))
     if identity:
-        losses["identity"] = reconstruction(images[2 * batch :], torch.cat([a, b]), loss.perceptual, perceptual)
+        losses["identity"] = reconstructions.identity(images[2 * batch :], torch.cat([a, b]))
     return Step(losses, (fake_a, fake_b), first)
 
 
 def clamped(images: Tensor) -> Tensor:
     """Values in [-1,1] as they would be stored, with the gradient of the unclamped ones."""
     return images + (images.clamp(-1, 1) - images).detach()
-
-
-def reconstruction(output: Tensor, images: Tensor, weight: float, perceptual: PerceptualDistance) -> Tensor:
-    """L_rec: L1 plus ``weight`` times the perceptual distance, mean over the batch."""
-    loss = (output - images).abs().mean()
-    return loss + weight * perceptual(output, images).mean() if weight else loss
 
 
 def total(losses: dict[str, Tensor], config: LossConfig) -> Tensor:

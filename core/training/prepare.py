@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cyclevar.core.config import DataConfig, FamilyConfig, PretrainConfig, TrainConfig
+from cyclevar.core.config import RECIPES, DataConfig, FamilyConfig, PretrainConfig, TrainConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.manager import get_manager
-from cyclevar.core.settings import apply_overrides, load_yaml, validate
+from cyclevar.core.settings import apply_overrides, load_yaml, merged, validate
 
 Config = TypeVar("Config", TrainConfig, PretrainConfig)
 
@@ -67,24 +66,19 @@ def assemble(
     kind: type[Config], stored: Path | None, file: Path | None, options: Mapping[str, Any], overrides: Iterable[str]
 ) -> Config:
     """The settings that `prepare` describes. Raises `ConfigError` naming the first wrong one."""
-    data = kind().model_dump(mode="json")
+    data: dict[str, Any] = {}
     for path in (stored, file):
-        data = _merged(data, load_yaml(path)) if path else data
+        data = merged(data, load_yaml(path)) if path else data
     for dotted, value in options.items():
         if value is not None:
             *sections, last = dotted.split(".")
             for section in reversed(sections):
                 last, value = section, {last: value}
-            data = _merged(data, {last: value})
-    return validate(kind, apply_overrides(data, overrides))
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = copy.deepcopy(dict(base))
-    for key, value in changes.items():
-        mine = merged.get(key)
-        merged[key] = _merged(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
-    return merged
+            data = merged(data, {last: value})
+    overrides = list(overrides)
+    recipe = str(apply_overrides(data, overrides).get("recipe"))
+    begin = kind.model_validate({"recipe": recipe} if recipe in RECIPES and "recipe" in kind.model_fields else {})
+    return validate(kind, apply_overrides(merged(begin.model_dump(mode="json"), data), overrides))
 
 
 def _check_names(config: TrainConfig | PretrainConfig) -> None:
@@ -99,6 +93,10 @@ def _check_names(config: TrainConfig | PretrainConfig) -> None:
         settings_class = registry.get("discriminator", config.discriminator.name).load_config()
         if settings_class:
             validate(settings_class, config.discriminator.settings)
+        for name in {*config.loss.terms("cycle"), *config.loss.terms("identity"), *config.loss.settings}:
+            loss_class = registry.get("loss", name).load_config()
+            if loss_class:
+                validate(loss_class, config.loss.settings.get(name, {}))
     else:
         registry.get("discriminator", config.tokenizer.discriminator)
 

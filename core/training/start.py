@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import load_tensors
+from cyclevar.core.checkpoints import digest, load_tensors
 from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
@@ -28,6 +27,7 @@ from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.loop import Display, Task, run
 from cyclevar.core.training.lora import require_peft
 from cyclevar.core.training.objective import Targets
+from cyclevar.core.training.reconstruction import build_reconstructions
 from cyclevar.core.training.runs import RunFolder
 from cyclevar.core.training.tokenizer import TokenizerTask
 from cyclevar.core.training.trackers import open_tracker
@@ -119,18 +119,31 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
     targets: Targets = config.targets or dataset.domains
     _learn_domains(model, targets, display)
     net = load_feature_net(input_size=112)
-    perceptual = perceptual_distance(config.loss.perceptual_distance)
-    display.note(f"perceptual distance: {perceptual.name}; feature net: {net.name}")
+    reconstructions = build_reconstructions(config.loss)
+    display.note(f"perceptual distance: {reconstructions.frozen() or 'none'}; feature net: {net.name}")
     facts = {
         "data": f"{dataset.name} {dataset.fingerprint()}",
-        "perceptual_distance": _identify(perceptual),
+        "perceptual_distance": reconstructions.frozen(),
         "feature_net": f"{_identify(net)} at {net.input_size} px",
         "tokenizer": digest(model.tokenizer),
     }
     if config.lora.rank:
         facts["backbone"] = digest(model.backbone)  # checkpoints hold the adapters alone
     batches = _batches(dataset, config.data, size, config.batch_size, config.seed)
-    task = TranslatorTask(model, config, batches, validation, dataset.train, targets, perceptual, net, accelerator)
+    task = TranslatorTask(
+        model,
+        config,
+        batches,
+        validation,
+        dataset.train,
+        targets,
+        reconstructions,
+        net,
+        accelerator,
+        note=display.note,
+    )
+    if frozen := task.frozen_judge():
+        facts["discriminator"] = frozen  # checkpoints hold its heads alone
     folder.check(config, facts, resume=resume, free=frozenset(free))
     folder.begin(config, facts, describe_machine(accelerator.device))
     display.note(f"{'going on with' if resume else 'writing'} {out}")
@@ -157,14 +170,6 @@ def start_model(config: TrainConfig) -> Model:
         tokenizer_weights=config.tokenizer_weights,
         changes=config.model,
     )
-
-
-def digest(module: nn.Module) -> str:
-    """16 hex digits over the names and values of a module's tensors."""
-    found = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        found.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _pretraining_model(config: PretrainConfig) -> Model:

@@ -9,18 +9,18 @@ The stages follow one step counter, so that a run resumes wherever it stopped::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cyclevar.core.config import TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import Part
 from cyclevar.core.evaluation.evaluate import pooled_features, quick_kid_rt
-from cyclevar.core.evaluation.perceptual import PerceptualDistance
 from cyclevar.core.features import FeatureNet
 from cyclevar.core.interfaces import Backbone, Discriminator
 from cyclevar.core.model import Model
@@ -38,7 +38,8 @@ from cyclevar.core.training.common import (
 )
 from cyclevar.core.training.loop import Task
 from cyclevar.core.training.lora import Adapters, share_frozen, trained
-from cyclevar.core.training.losses import auc, discriminator_loss, scores
+from cyclevar.core.training.losses import accuracy, auc, discriminator_loss, r1_penalty, scores
+from cyclevar.core.training.reconstruction import Reconstructions
 from cyclevar.core.training.runs import Parts
 from cyclevar.core.translation import translate
 
@@ -83,14 +84,17 @@ class TranslatorTask(Task):
         validation: tuple[Tensor, Tensor],
         reference: Part,
         targets: objective.Targets,
-        perceptual: PerceptualDistance,
+        reconstructions: Reconstructions,
         net: FeatureNet,
         accelerator: Accelerator,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
+        """``note`` is told once when the discriminators overpower the generator."""
         device = accelerator.device
         self.model, self.config, self.targets, self.accelerator = model.to(device), config, targets, accelerator
         self.validation = [images.to(device) for images in validation]
-        self.reference, self.perceptual, self.net = reference, perceptual.to(device), net.to(device)
+        self.reference, self.net, self.note = reference, net.to(device), note
+        self.reconstructions = Reconstructions(*(one.to(device) for one in reconstructions))
         self.pictures_per_step = 2 * config.batch_size
         model.tokenizer.requires_grad_(False).eval()
         model.backbone.gradient_checkpointing = config.gradient_checkpointing
@@ -107,6 +111,8 @@ class TranslatorTask(Task):
         self.progress = nn.Module()
         self.progress.register_buffer("adversarial_since", torch.tensor(-1))
         self.stream = Stream(batches, device)
+        self.alarmed, self.overpowered = False, 0
+        """Adversarial steps in a row in which the discriminators were nearly always right; for the alarm alone."""
 
     @cached_property
     def references(self) -> list[Tensor]:
@@ -141,6 +147,11 @@ class TranslatorTask(Task):
         if self.adapters:
             self.adapters.merge()
         return self.model
+
+    def frozen_judge(self) -> str:
+        """What the discriminators look with, where it came from a file."""
+        judge = self.discriminators[0]
+        return judge.frozen if isinstance(judge, Discriminator) else ""
 
     def waited(self) -> float:
         return self.stream.waited()
@@ -180,7 +191,7 @@ class TranslatorTask(Task):
         with torch.no_grad():
             context = objective.real_context(self.model, a, b)
             made = self._generate(a, b, context, cycle=False, identity=False)
-        values = self._update_discriminators(a, b, context, made.fakes)
+        values = self._update_discriminators(a, b, context, made.fakes, pretrained)
         if (pretrained + 1) % 20 == 0:
             values["auc"] = self._held_out_auc()
         return values
@@ -198,9 +209,10 @@ class TranslatorTask(Task):
                 judges,
                 self.config.translation,
                 loss,
-                self.perceptual,
+                self.reconstructions,
                 cycle=cycle and bool(loss.cycle),
                 identity=identity and bool(loss.identity),
+                generator=self.config.discriminator.generator_loss,
             )
 
     def _adversarial(self, step: int, since: int, a: Tensor, b: Tensor) -> dict[str, float]:
@@ -219,9 +231,23 @@ class TranslatorTask(Task):
             values |= self._diagnose(made)
         values["gradient_norm"] = self._descend(objective.total(made.losses, config.loss))
         fakes = (made.fakes[0].detach().float(), made.fakes[1].detach().float())
-        for _ in range(config.discriminator.updates):
-            values |= self._update_discriminators(a, b, context, fakes)
+        for update in range(config.discriminator.updates):
+            values |= self._update_discriminators(a, b, context, fakes, step * config.discriminator.updates + update)
+        self._watch(step, values)
         return values | {"learning_rate": rate}
+
+    def _watch(self, step: int, values: Mapping[str, float]) -> None:
+        """Raise the alarm, once, where the discriminators have been nearly always right for long."""
+        settings = self.config.discriminator
+        right = (values["discriminator/accuracy_a"] + values["discriminator/accuracy_b"]) / 2
+        self.overpowered = self.overpowered + 1 if right > settings.alarm_accuracy else 0
+        if self.overpowered == settings.alarm_updates and not self.alarmed:
+            self.alarmed = True
+            self.note(
+                f"step {step + 1}: the discriminator overpowers the generator (accuracy above "
+                f"{settings.alarm_accuracy:.0%} for {settings.alarm_updates} steps): lower "
+                "discriminator.optimizer.learning_rate, set discriminator.r1, or add augmentation"
+            )
 
     def _diagnose(self, made: objective.Step) -> dict[str, float]:
         """Each weighted loss's gradient norm at the predicted latents, entropy of the codes, strength of the output."""
@@ -233,8 +259,9 @@ class TranslatorTask(Task):
         return norms | {"code_entropy": float(entropy.mean()), "output_strength": float(strength)}
 
     def _update_discriminators(
-        self, a: Tensor, b: Tensor, context: list[Tensor], fakes: tuple[Tensor, Tensor]
+        self, a: Tensor, b: Tensor, context: list[Tensor], fakes: tuple[Tensor, Tensor], update: int
     ) -> dict[str, float]:
+        """``update`` counts those of a stage: it decides when the R1 penalty is due."""
         settings, tokenizer = self.config.discriminator, self.model.tokenizer
         set_learning_rate(self.discriminator_optimizer, settings.optimizer, settings.optimizer.warmup, 1)
         reals: Sequence[Tensor] = (a, b)
@@ -249,11 +276,22 @@ class TranslatorTask(Task):
             with self.accelerator.autocast():
                 heads = [head.split([len(real), len(fake)]) for head in judge(torch.cat([real, fake]))]
             on_real, on_fake = [pair[0] for pair in heads], [pair[1] for pair in heads]
-            loss = loss + discriminator_loss(on_real, on_fake)
-            gap = scores(on_real).mean() - scores(on_fake).mean()
-            values[f"discriminator/gap_{'ab'[domain]}"] = float(gap.detach())
+            loss = loss + discriminator_loss(on_real, on_fake, settings.loss)
+            if settings.r1 and update % settings.r1_every == 0:
+                penalty = self._r1(judge, real)
+                loss = loss + settings.r1 * settings.r1_every * penalty
+                values[f"discriminator/r1_{'ab'[domain]}"] = float(penalty.detach())
+            score = scores(on_real).detach(), scores(on_fake).detach()
+            values[f"discriminator/gap_{'ab'[domain]}"] = float(score[0].mean() - score[1].mean())
+            values[f"discriminator/accuracy_{'ab'[domain]}"] = float(accuracy(*score, settings.loss))
         descend(self.accelerator, loss, self.discriminator_optimizer, settings.optimizer.clip)
         return values | {"loss/discriminator": float(loss.detach()) / 2}
+
+    def _r1(self, judge: nn.Module, real: Tensor) -> Tensor:
+        """In float32, by kernels that can be differentiated twice."""
+        images = real.detach().requires_grad_()
+        with torch.autocast(images.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+            return r1_penalty(judge(images), images)
 
     def _pooled(self, index: int, images: Tensor, drawn: int) -> Tensor:
         pool = self.pools[index]

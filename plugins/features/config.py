@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cyclevar.core.settings import Settings
 
-Level = Annotated[int, Field(ge=0, le=6)]
-
 
 class FeaturesConfig(Settings):
-    """Convolutional heads on several levels of EfficientNet-Lite0 (see `cyclevar.core.features`)."""
+    """Convolutional heads on several levels of a frozen network."""
 
-    levels: tuple[Level, ...] = (1, 2, 4)
-    """Stages of the network to judge by: 0 is the finest, 6 the coarsest."""
-    input_size: int = Field(128, ge=32)
-    """Side to which pictures are resized before the network sees them."""
+    net: str = "efficientnet_lite0"
+    """EfficientNet-Lite0 (see `cyclevar.core.features`), which is always there, or any model of timm, such as
+    ``vit_base_patch8_224.dino``."""
+    weights: str | None = None
+    """The file with the weights of a timm model; None: it lies in a folder that CYCLEVAR_MODELS names, or in the hub's
+    cache."""
+    levels: tuple[NonNegativeInt, ...] | None = None
+    """Levels of the network to judge by, 0 the first; None: 1, 2 and 4 of the seven stages of EfficientNet-Lite0,
+    else those at one third and two thirds."""
+    input_size: int | None = Field(None, ge=32)
+    """Side to which pictures are resized first; None: 128 for EfficientNet-Lite0, else what the network expects."""
     width: PositiveInt = 64
     """Channels inside the heads."""
     augment: tuple[str, ...] = ("translation", "cutout")

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch import Tensor
 
-from cyclevar.core.augment import augment, check_parts
-from cyclevar.core.features import load_feature_net
-from cyclevar.core.interfaces import Discriminator
+from cyclevar.core.discriminators import FrozenFeatureDiscriminator, MapHead, spread_levels
+from cyclevar.core.errors import ConfigError
+from cyclevar.core.features import FeatureNet, FrozenNet, load_feature_net
 from cyclevar.plugins.features.config import FeaturesConfig
+from cyclevar.plugins.features.timm_net import TimmNet, load_timm_net
+
+LITE0_CHANNELS = (16, 24, 40, 80, 112, 192, 320)
+LITE0_LEVELS = (1, 2, 4)
 
 
-class Head(nn.Module):
-    """A 1x1 and a 3x3 convolution over one level's map, one logit a position."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(1, channels, affine=False)
-        self.mix = spectral_norm(nn.Conv2d(channels, width, 1))
-        self.hidden = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
-        self.out = spectral_norm(nn.Conv2d(width, 1, 1))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        h = F.leaky_relu(self.mix(self.norm(maps)), 0.2)
-        h = F.leaky_relu(self.hidden(h), 0.2)
-        logits: Tensor = self.out(h)
-        return logits
-
-
-class FeatureDiscriminator(Discriminator):
+class FeatureDiscriminator(FrozenFeatureDiscriminator):
     """One head a level; the network under them is frozen, shared in memory, and not part of the saved state."""
 
     def __init__(self, config: FeaturesConfig) -> None:
-        super().__init__()
-        self.parts, self.levels = check_parts(config.augment), config.levels
-        net = load_feature_net(input_size=config.input_size)
-        channels = [16, 24, 40, 80, 112, 192, 320]
-        self.heads = nn.ModuleList(Head(channels[level], config.width) for level in config.levels)
-        self._frozen = [net]  # in a list: neither a parameter nor a part of the state
+        """Raises `ConfigError` for a level that the network does not have, and what loading it raises."""
+        net: FeatureNet | TimmNet
+        channels: tuple[int, ...]
+        usual: tuple[int, ...]
+        if config.net == "efficientnet_lite0":
+            net = load_feature_net(input_size=config.input_size or 128)
+            channels, usual = LITE0_CHANNELS, LITE0_LEVELS
+            if config.weights is not None:
+                raise ConfigError(
+                    f"weights are given for {config.net}, which brings its own", expected="them with a timm model"
+                )
+        else:
+            net = load_timm_net(config.net, config.weights, config.input_size)
+            channels, usual = net.channels, spread_levels(len(net.channels))
+        levels = usual if config.levels is None else config.levels
+        if not levels or max(levels) >= len(channels):
+            raise ConfigError(
+                f"levels is {list(levels)}", expected=f"some of the levels 0 to {len(channels) - 1} of {config.net}"
+            )
+        super().__init__(net, [MapHead(channels[level], config.width) for level in levels], config.augment)
+        self.levels = tuple(levels)
+        if isinstance(net, TimmNet):
+            self.frozen = f"{net.name} {net.weights_sha256[:16]}"
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        net = self._frozen[0].to(images.device)
-        maps = net.maps(augment(images, self.parts), max(self.levels) + 1)
-        return [head(maps[level]) for head, level in zip(self.heads, self.levels, strict=True)]
+    def look(self, net: FrozenNet, images: Tensor) -> list[Tensor]:
+        if isinstance(net, TimmNet):
+            return net.maps(images, self.levels)
+        assert isinstance(net, FeatureNet)
+        maps = net.maps(images, max(self.levels) + 1)
+        return [maps[level] for level in self.levels]
 
 
 def build(config: FeaturesConfig) -> FeatureDiscriminator:

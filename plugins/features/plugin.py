@@ -12,6 +12,6 @@ def cyclevar_register(registry: Registry) -> None:
         "discriminator",
         "features",
         "cyclevar.plugins.features.discriminator:build",
-        summary="heads on frozen EfficientNet-Lite0 features, offline",
+        summary="heads on frozen features: EfficientNet-Lite0 (offline) or any timm network",
         config="cyclevar.plugins.features.config:FeaturesConfig",
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from cyclevar.core.checkpoints import load_tensors, save_tensors
 from cyclevar.core.errors import CheckpointError, ConfigError, brief
-from cyclevar.core.hub import FOLDERS, own_folders
+from cyclevar.core.hub import FOLDERS, own_cache, own_folders
 
 
 class WordEncoder(nn.Module):
@@ -75,9 +74,8 @@ def _check_length(prompt: str, tokens: int, length: int) -> None:
 
 
 def _cache_file(encoder: str, prompt: str) -> Path:
-    folder = os.environ.get("CYCLEVAR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cyclevar"
     name = hashlib.sha256(f"{encoder}\n{prompt}".encode()).hexdigest()[:32]
-    return Path(folder).expanduser() / "prompts" / f"{name}.safetensors"
+    return own_cache() / "prompts" / f"{name}.safetensors"
 
 
 @torch.no_grad()

@@ -64,6 +64,7 @@ def discriminator(request: pytest.FixtureRequest) -> Discriminator:
     config = entry.load_config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        judge = entry.load()(*([] if config is None else [config()]))
+        settings = request.getfixturevalue("small_clip") if request.param == "clip" else {}
+        judge = entry.load()(*([] if config is None else [config(**settings)]))
     assert isinstance(judge, Discriminator)
     return judge

@@ -20,7 +20,7 @@ from cyclevar.core.evaluation.perceptual import PerceptualDistance
 from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.model import Model
 from cyclevar.core.settings import validate
-from cyclevar.core.training import start, trainer
+from cyclevar.core.training import reconstruction, start, trainer
 from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.trainer import TranslatorTask
 
@@ -140,6 +140,17 @@ def train_config(pictures: Path, weights: Path) -> TrainConfig:
 
 
 @pytest.fixture(scope="session")
+def paper_config(train_config: TrainConfig, small_clip: dict[str, str]) -> TrainConfig:
+    """The paper's losses and discriminator, with a colour loss and the R1 penalty."""
+    loss = {"cycle_terms": {"l1": 1.0, "perceptual": 10.0, "colour": 1.0}}
+    settings = {**small_clip, "width": 8}
+    judge = {"name": "clip", "settings": settings, "r1": 0.1, "r1_every": 2, "loss": "multilevel_sigmoid"}
+    judge["generator_loss"] = "multilevel_sigmoid"
+    given = train_config.model_dump() | {"loss": TrainConfig(recipe="paper").loss.model_dump()}
+    return validate(TrainConfig, merge(merge(given, {"loss": loss}), {"discriminator": judge, "recipe": "paper"}))
+
+
+@pytest.fixture(scope="session")
 def lora_config(train_config: TrainConfig) -> TrainConfig:
     """The same with adapters in the place of the backbone's weights."""
     pytest.importorskip("peft", reason="no peft: pip install 'cyclevar[lora]'")
@@ -244,6 +255,7 @@ def light_module() -> Iterator[None]:
 def lighten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trainer, "REFERENCE", 8)
     patch.setattr(start, "perceptual_distance", lambda *settings, **more: Differences())
+    patch.setattr(reconstruction, "perceptual_distance", lambda *settings, **more: Differences())
     patch.setattr(start, "load_feature_net", lambda **settings: small_net())
 
 
@@ -261,7 +273,7 @@ def accelerator() -> Any:
 def make_task(model: Model, train_config: TrainConfig, pictures: Path) -> Callable[..., TranslatorTask]:
     """A translator's training without a run folder; keywords change settings."""
 
-    def make(**changes: Any) -> TranslatorTask:
+    def make(note: Callable[[str], None] = print, **changes: Any) -> TranslatorTask:
         config = validate(TrainConfig, merge(train_config.model_dump(), changes))
         torch.manual_seed(0)
         dataset = open_dataset(pictures)
@@ -270,8 +282,9 @@ def make_task(model: Model, train_config: TrainConfig, pictures: Path) -> Callab
         batches = UnpairedBatches(dataset.train, config.batch_size, 16)
         targets = ("discs", "squares")
         accelerator = make_accelerator("cpu", "float32")
+        pieces = reconstruction.build_reconstructions(config.loss)
         return TranslatorTask(
-            model, config, batches, (a, b), dataset.train, targets, Differences(), small_net(), accelerator
+            model, config, batches, (a, b), dataset.train, targets, pieces, small_net(), accelerator, note=note
         )
 
     return make
@@ -280,6 +293,10 @@ def make_task(model: Model, train_config: TrainConfig, pictures: Path) -> Callab
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` put in, section by section."""
     return dict(base) | {
-        key: merge(base[key], value) if isinstance(value, Mapping) and key != "settings" else value
+        key: merge(base[key], value) if _sections(base.get(key), value) and key != "settings" else value
         for key, value in changes.items()
     }
+
+
+def _sections(base: Any, value: Any) -> bool:
+    return isinstance(base, Mapping) and isinstance(value, Mapping)

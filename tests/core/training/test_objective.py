@@ -13,6 +13,7 @@ from cyclevar.core.model import Model
 from cyclevar.core.training import objective
 from cyclevar.core.training.common import build_discriminator, frozen
 from cyclevar.core.training.losses import generator_loss
+from cyclevar.core.training.reconstruction import AbsoluteDifference, Perceptual, Reconstruction, Reconstructions
 from cyclevar.core.translation import encode_context, translate
 
 TARGETS = ("discs", "squares")
@@ -38,6 +39,11 @@ def judges() -> list[Any]:
     return [build_discriminator("patchgan", {"width": 8, "augment": []}).eval() for _ in "ab"]
 
 
+def pieces(config: LossConfig, distance: Any) -> Reconstructions:
+    losses = {"l1": AbsoluteDifference(), "perceptual": Perceptual(distance)}
+    return Reconstructions(*(Reconstruction(losses, config.terms(which)) for which in ("cycle", "identity")))
+
+
 def make_step(
     model: Model, images: tuple[Tensor, Tensor], judges: Any, distance: Any, *, cycle: bool = True, **weights: float
 ) -> objective.Step:
@@ -48,8 +54,8 @@ def make_step(
         TARGETS,
         judges,
         TRANSLATION,
-        LossConfig(**weights),  # type: ignore[arg-type]
-        distance,
+        config := LossConfig(**weights),  # type: ignore[arg-type]
+        pieces(config, distance),
         cycle=cycle,
         identity=True,
     )
@@ -94,7 +100,9 @@ def test_clamping_keeps_the_gradient_of_saturated_pixels() -> None:
 
 def test_reconstruction_without_a_perceptual_part(perceptual: Any) -> None:
     x, y = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5)
-    assert objective.reconstruction(x, y, 0, perceptual).item() == pytest.approx(0.5)
+    found = pieces(LossConfig(perceptual=0.0), perceptual)
+    assert found.cycle(x, y).item() == pytest.approx(0.5)
+    assert found.frozen() == ""
 
 
 def test_every_loss_reaches_decoder_codes_and_transformer(

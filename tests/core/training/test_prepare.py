@@ -150,3 +150,26 @@ def test_settings_given_again_win_over_those_of_the_run() -> None:
     make_run(Path("mine"), TrainConfig(seed=5, batch_size=7))
     config = prepare(TrainConfig, {"seed": 6}, resume="mine").config
     assert (config.seed, config.batch_size) == (6, 7)
+
+
+def test_a_recipe_lies_under_what_is_given(tmp_path: Path) -> None:
+    def settle(**options: Any) -> TrainConfig:
+        return prepare(TrainConfig, options, root=tmp_path).config
+
+    paper = settle(recipe="paper")
+    assert (paper.loss.gan, paper.loss.cycle, paper.loss.identity) == (0.5, 1.0, 1.0)
+    assert paper.loss.terms("cycle") == {"l1": 1.0, "perceptual": 10.0}
+    assert paper.loss.terms("identity") == {"l1": 1.0, "perceptual": 1.0}
+    assert (paper.loss.cycle_every, paper.loss.identity_every) == (1, 1)
+    assert paper == TrainConfig(recipe="paper")
+    changed = settle(recipe="paper", **{"loss.gan": 2.0})
+    assert changed.loss == paper.loss.model_copy(update={"gan": 2.0})
+    assert prepare(TrainConfig, {}, overrides=["recipe=paper"], root=tmp_path).config == paper
+    assert settle() == TrainConfig()
+    with pytest.raises(ConfigError, match="recipe is 'papre'; expected 'default' or 'paper'"):
+        settle(recipe="papre")
+
+
+def test_losses_are_known_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"no loss named 'color'.*did you mean 'colour'"):
+        prepare(TrainConfig, {}, overrides=["loss.cycle_terms={color: 1}"], root=tmp_path)

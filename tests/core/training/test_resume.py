@@ -83,7 +83,8 @@ class Trainings:
 
 
 @pytest.fixture(
-    params=["tokenizer", "backbone", "flexvar_tokenizer", "flexvar_backbone", "translator", "lora"], scope="module"
+    params=["tokenizer", "backbone", "flexvar_tokenizer", "flexvar_backbone", "translator", "lora", "paper"],
+    scope="module",
 )
 def trainings(
     request: pytest.FixtureRequest, light_module: None, tmp_path_factory: pytest.TempPathFactory

@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from cyclevar.core import models
+from cyclevar.core.checkpoints import digest
 from cyclevar.core.config import PretrainConfig, TrainConfig
-from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError
+from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError, UnknownNameError
 from cyclevar.core.model import build, load_model
 from cyclevar.core.settings import validate
 from cyclevar.core.training import start
-from cyclevar.core.training.start import digest, pretrain, start_model, train
+from cyclevar.core.training.start import pretrain, start_model, train
 from cyclevar.core.translator import Translator
 
 
@@ -96,7 +97,7 @@ def test_the_model_that_is_saved_is_the_average(
         ({"weights": "nowhere"}, CheckpointError, "nowhere is not a file"),
         ({"targets": (7, "discs")}, ConfigError, "class 7 is out of range; expected 0 to 1"),
         ({"discriminator__settings": {"levels": 9}}, ConfigError, "levels is 9"),
-        ({"loss__perceptual_distance": "ssim"}, ConfigError, "no perceptual distance named 'ssim'"),
+        ({"loss__perceptual_distance": "ssim"}, UnknownNameError, "no loss named 'ssim'"),
     ],
 )
 def test_a_mistake_leaves_no_folder_behind(

@@ -238,3 +238,34 @@ def test_blocks_computed_again_train_the_same(make_task: Make, model: Model) -> 
     kept, computed = trained(False), trained(True)
     assert any(not torch.equal(kept[name], before[name]) for name in kept)
     assert all(torch.equal(kept[name], computed[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("judge", "loss"),
+    [
+        ({"name": "features", "settings": {"width": 8, "input_size": 32}, "loss": "least_squares"}, {}),
+        ({"generator_loss": "hinge", "r1": 1.0, "r1_every": 2}, {"identity_terms": {"colour": 2.0}}),
+        ({"loss": "multilevel_sigmoid", "generator_loss": "least_squares"}, {"cycle_terms": {"efficientnet_lite0": 1}}),
+    ],
+)
+def test_other_discriminators_and_losses_train(make_task: Make, judge: dict, loss: dict) -> None:  # type: ignore[type-arg]
+    task = make_task(warmup={"steps": 0}, discriminator={"pretrain_steps": 0, **judge}, loss=loss)
+    before = values_of(task.discriminators)
+    figures = advance(task, range(2))
+    assert changed(before, task.discriminators)
+    assert all(0 <= one[f"discriminator/accuracy_{domain}"] <= 1 for one in figures for domain in "ab")
+    assert ("discriminator/r1_a" in figures[0]) == ("r1" in judge)
+
+
+def test_the_alarm_sounds_once(make_task: Make) -> None:
+    notes: list[str] = []
+    task = make_task(note=notes.append, discriminator={"alarm_accuracy": 0.9, "alarm_updates": 3})
+    right = {"discriminator/accuracy_a": 1.0, "discriminator/accuracy_b": 0.95}
+    wrong = right | {"discriminator/accuracy_b": 0.6}
+    for step, values in enumerate([right, right, wrong, right, right]):
+        task._watch(step, values)
+    assert notes == []
+    for step in range(5, 20):
+        task._watch(step, right)
+    [note] = notes
+    assert note.startswith("step 6: the discriminator overpowers the generator")

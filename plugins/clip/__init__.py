@@ -1,0 +1,1 @@
+"""The paper's discriminator: heads on a frozen CLIP image tower."""

@@ -1,0 +1,1 @@
+"""The losses between pictures that come with cyclevar."""
