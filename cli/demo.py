@@ -23,9 +23,12 @@ def command(
     folder = find_translator(model)  # before torch is imported: a wrong name is answered at once
 
     from cyclevar.cli._display import display
-    from cyclevar.cli.evaluate import judge, show
+    from cyclevar.cli.evaluate import bar, show
     from cyclevar.core.data.datasets import open_dataset
     from cyclevar.core.demo import train_briefly, translate_examples
+    from cyclevar.core.evaluation.evaluate import METRICS
+    from cyclevar.core.evaluation.nets import open_judges
+    from cyclevar.core.evaluation.translators import evaluate_translator
     from cyclevar.core.picture_files import require_folder
 
     require_folder(out)
@@ -38,7 +41,12 @@ def command(
         with display() as shown:
             pictures.append(train_briefly(out, steps, shown, device=device))
     typer.echo("3. Judging a few translations; docs/evaluation.md explains the figures.")
-    show(judge(translator, dataset, "validation", 97))
+    judges = open_judges(METRICS).to(translator.model.device)
+    with bar() as progress:
+        found = evaluate_translator(
+            translator, dataset, judges, split="validation", limit=97, force=True, progress=progress
+        )
+    show(found)
     typer.echo("The pictures (source, translation, true pair; in the folders beside them one by one):")
     for path in pictures:
         typer.echo(f"  {path}")

@@ -1,75 +1,106 @@
-"""Judge a translator between two domains on held-out pictures, beside what costs nothing and what is the ceiling."""
+"""Judge translations on held-out pictures, beside what costs nothing and what is the ceiling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from cyclevar.core.errors import DataError
+from cyclevar.core.errors import DataError, UnknownNameError
+from cyclevar.core.evaluation.cache import FeatureCache
+from cyclevar.core.evaluation.looking import Looker, Made, Progress, Roundtrip, View
 from cyclevar.core.evaluation.metrics import (
-    STRUCTURE_LEVEL,
+    NEIGHBOURS,
     Estimate,
     FrechetDistance,
+    colour_shift,
     copy_ratio,
     fid,
     kid,
     mean_estimate,
     paired_feature_distance,
+    precision,
     retrieval_at_1,
-    self_similarity_distance,
 )
+from cyclevar.core.evaluation.nets import INCEPTION_SHA256, NEEDS, InceptionNet, Judges, Net
 from cyclevar.core.features import FeatureNet
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Roundtrip = Callable[[Tensor], Tensor]
-"""Tokenizer encode, quantize, decode: images ``[B,3,H,W]`` in [-1,1] to images."""
-
 Translate = Callable[[Tensor, str], Tensor]
 """Images ``[B,3,H,W]`` in [-1,1] and the name of the target domain to images."""
-
-Progress = Callable[[str, int, int], None]
-"""Called after every batch with what is being looked at, pictures done, pictures in all."""
 
 COPY_LIMIT = 0.2
 """Below this copy ratio a translator merely copies its input."""
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A figure of the tables: its title, how a value is written, and how many pictures it needs on either side."""
+
+    title: str
+    form: str
+    needed: int = 2
+
+
+ENOUGH = 20
+"""Pictures on either side below which a distance between sets says nothing: its interval is wider than its value."""
+
+FIGURES = {
+    "kid": Metric("KID", "{:.1f}", ENOUGH),
+    "fid": Metric("FID", "{:.1f}", ENOUGH),
+    "kid_rt": Metric("KID-rt", "{:.1f}", ENOUGH),
+    "precision": Metric("precision", "{:.0%}", ENOUGH),
+    "recall": Metric("recall", "{:.0%}", ENOUGH),
+    "structure_distance": Metric("structure", "{:.2f}"),
+    "dino_structure": Metric("DINO structure", "{:.2f}"),
+    "perceptual_distance": Metric("perceptual", "{:.3f}"),
+    "pair_distance": Metric("pair distance", "{:.3f}"),
+    "retrieval_at_1": Metric("retrieval@1", "{:.0%}"),
+    "colour_shift": Metric("colour", "{:.1f}"),
+}
+METRICS = (*FIGURES, "copy_ratio")
+"""Names of all figures: the fields of `Row`, and the copy ratio of a direction (docs/evaluation.md)."""
+
+
+@dataclass(frozen=True)
 class Row:
-    """The figures of one set of pictures; None where a figure has no meaning (docs/evaluation.md)."""
+    """The figures of one set of pictures; None where a figure has no meaning or was not asked for."""
 
     name: str
-    kid: Estimate | None
-    fid: FrechetDistance | None
-    kid_rt: Estimate
-    structure_distance: Estimate | None
-    pair_distance: Estimate | None
-    retrieval_at_1: Estimate | None
+    kid: Estimate | None = None
+    fid: FrechetDistance | None = None
+    kid_rt: Estimate | None = None
+    precision: Estimate | None = None
+    recall: Estimate | None = None
+    structure_distance: Estimate | None = None
+    dino_structure: Estimate | None = None
+    perceptual_distance: Estimate | None = None
+    pair_distance: Estimate | None = None
+    retrieval_at_1: Estimate | None = None
+    colour_shift: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class Direction:
-    """The judgement of one direction of translation."""
+    """The judgement of one direction of translation; ``source`` is "" where no source pictures were given."""
 
     source: str
     target: str
     rows: tuple[Row, ...]
-    copy_ratio: float
+    copy_ratio: float | None
 
     @property
     def name(self) -> str:
-        return f"{self.source} > {self.target}"
+        return f"{self.source} > {self.target}".removeprefix(" > ")
 
     @property
     def merely_copies(self) -> bool:
         """Whether the outputs stay so near to their sources that this is no translation."""
-        return self.copy_ratio < COPY_LIMIT
+        return self.copy_ratio is not None and self.copy_ratio < COPY_LIMIT
 
     def row(self, name: str) -> Row:
         """The row called ``name``, such as ``"translation"``."""
@@ -78,20 +109,21 @@ class Direction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Both directions, and what one must know to compare the figures with others.
+    """All directions, and what one must know to compare the figures with others.
 
-    ``pictures`` and ``reference_pictures``: how many held-out and training pictures of either domain were used.
+    ``pictures`` and ``reference_pictures``: how many held-out and training pictures of each domain were used, at
+    ``size`` pixels (height, width). ``nets``: what looked at them, by what it is for.
     """
 
-    directions: tuple[Direction, Direction]
+    directions: tuple[Direction, ...]
     paired: bool
     pictures: dict[str, int]
     reference_pictures: dict[str, int]
-    feature_net: str
-    weights_sha256: str
-    input_size: int
-    resize_filter: str
+    size: tuple[int, int]
+    metrics: tuple[str, ...]
+    nets: dict[str, Net]
     seed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -103,42 +135,45 @@ class Evaluation:
         ]
         if any(row.fid and row.fid.rank_deficient for direction in self.directions for row in direction.rows):
             warnings.append("FID: too few pictures for a full covariance; compare within this table only, trust KID.")
-        return tuple(warnings)
+        features = self.nets["features"]
+        if features.name == InceptionNet.name and not features.weights_sha256.startswith(INCEPTION_SHA256):
+            warnings.append("Inception's weights are not the published ones: compare with the same weights only.")
+        return (*warnings, *self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dictionaries, strings and numbers, ready for JSON."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        plain = asdict(self)
+        del plain["notes"]
+        return {**plain, "warnings": list(self.warnings)}
 
-    def tables(self) -> tuple[Table, Table]:
+    def tables(self) -> tuple[Table, ...]:
         """One table for each direction, captioned with what the figures were computed with."""
-        first, second = self.directions
-        return self._table(first), self._table(second)
+        return tuple(self._table(direction) for direction in self.directions)
 
     def _table(self, direction: Direction) -> Table:
         from rich.table import Table
 
-        seen, reference = self.pictures, self.reference_pictures[direction.target]
-        caption = (
-            f"copy ratio {direction.copy_ratio:.2f}; features of {self.feature_net} {self.weights_sha256[:8]} at "
-            f"{self.input_size} px ({self.resize_filter}); {seen[direction.source]} source and "
-            f"{seen[direction.target]} target pictures held out, {reference} training pictures for KID-rt; "
-            "KID x 1000; 95 % intervals"
-        )
-        table = Table(title=direction.name, caption=caption)
+        table = Table(title=direction.name, caption=self._caption(direction))
         table.add_column()
-        for heading in ("KID", "FID", "KID-rt", "structure", "pair distance", "retrieval@1"):
-            table.add_column(heading, justify="right")
         for row in direction.rows:
-            table.add_row(
-                row.name,
-                _cell(row.kid, "{:.1f}"),
-                "-" if row.fid is None else f"{row.fid.value:.1f}" + ("*" if row.fid.rank_deficient else ""),
-                _cell(row.kid_rt, "{:.1f}"),
-                _cell(row.structure_distance, "{:.2f}"),
-                _cell(row.pair_distance, "{:.3f}"),
-                _cell(row.retrieval_at_1, "{:.0%}"),
-            )
+            table.add_column(row.name, justify="right")
+        for name, metric in FIGURES.items():
+            figures = [getattr(row, name) for row in direction.rows]
+            if any(figure is not None for figure in figures):
+                table.add_row(metric.title, *(_cell(figure, metric.form) for figure in figures))
         return table
+
+    def _caption(self, direction: Direction) -> str:
+        counts = ", ".join(f"{count} of {name}" for name, count in self.pictures.items())
+        parts = [] if direction.copy_ratio is None else [f"copy ratio {direction.copy_ratio:.2f}"]
+        parts.append(f"pictures: {counts} at {self.size[1]} x {self.size[0]}")
+        if self.reference_pictures:
+            parts.append(f"{self.reference_pictures[direction.target]} training pictures for KID-rt")
+        parts += [
+            f"{use.replace('_', ' ')} by {net.name} {net.weights_sha256[:8]} ({net.reads})"
+            for use, net in self.nets.items()
+        ]
+        return "; ".join([*parts, "KID x 1000; 95 % intervals"])
 
 
 def evaluate(
@@ -148,10 +183,14 @@ def evaluate(
     domains: tuple[str, str],
     *,
     reference: tuple[Tensor, Tensor],
-    net: FeatureNet,
+    judges: Judges,
     paired: bool = True,
+    metrics: Collection[str] = METRICS,
+    force: bool = False,
     batch_size: int = 16,
     seed: int = 0,
+    identity: str = "",
+    cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Judge both directions between two domains on held-out pictures.
@@ -163,49 +202,146 @@ def evaluate(
             shows the same thing, otherwise the counts may differ and the figures that need pairs are None.
         domains: their names, as ``translate`` knows them.
         reference: training pictures of either domain, whose round trips KID-rt compares with.
-        net: the feature net; what it sees is moved to its device, the translator gets the pictures where they are.
+        judges: the nets; what they see is moved to their device, the translator gets the pictures where they are.
+        metrics: the figures to compute, of `METRICS`.
+        force: go on with fewer pictures than a figure needs.
         seed: of the bootstrap; nothing else is random.
+        identity: what tells this translator from any other, for the ``cache``, in which nothing is kept without it.
 
     Raises:
-        DataError: fewer than two pictures in a set, or unequal counts although ``paired``.
+        DataError: fewer pictures in a set than a figure needs, or unequal counts although ``paired``.
+        UnknownNameError: a metric that does not exist.
     """
-    if min(len(part) for part in (*pictures, *reference)) < 2:
-        raise DataError("a set of pictures to judge has fewer than 2 pictures", expected="2 or more in each")
+    metrics = choose_metrics(metrics)
+    training = {f"training {name}": images for name, images in zip(domains, reference, strict=True)}
+    held_out = dict(zip(domains, pictures, strict=True))
+    used = {**held_out, **(training if "kid_rt" in metrics else {})}
+    _demand_enough(used, metrics, force)
     if paired and len(pictures[0]) != len(pictures[1]):
         raise DataError(
             f"{len(pictures[0])} and {len(pictures[1])} pictures cannot be true pairs",
             expected="equal counts, or paired=False",
         )
-    look = _Looker(
-        net, batch_size, progress, total=sum(3 * len(p) + len(r) for p, r in zip(pictures, reference, strict=True))
-    )
+    judges = only_needed(judges, metrics)
+    total = sum(map(len, used.values())) + 2 * sum(map(len, pictures))
+    look = Looker(judges, batch_size, cache if identity else None, progress, total=total)
+
+    def trips(names: Collection[str]) -> dict[str, Made]:
+        return {f"round trip of {name}": Made(name, roundtrip, f"{identity} round trip") for name in names}
 
     def towards(domain: str) -> Roundtrip:
         return lambda batch: translate(batch, domain)
 
-    sides = [
-        _Side(
-            raw=look(own, images),
-            roundtrip=look(f"round trip of {own}", images, roundtrip),
-            translation=look(f"{own} > {other}", images, towards(other)),
-            reference=look(f"round trip of training {own}", training, roundtrip, with_maps=False).pooled,
+    made = trips(domains)
+    for own, other in zip(domains, reversed(domains), strict=True):
+        made[f"{own} > {other}"] = Made(own, towards(other), f"{identity} to {other}")
+    views: dict[str, View] = {}
+    for group in [held_out] if paired else [{name: images} for name, images in held_out.items()]:
+        views |= look(group, {name: one for name, one in made.items() if one.source in group})
+    if "kid_rt" in metrics:
+        for name, images in training.items():
+            views |= look({name: images}, trips([name]), only_made=True)
+
+    def direction(source: str, target: str) -> Direction:
+        of_target = views[f"round trip of {target}"], views[target]
+        trained = views.get(f"round trip of training {target}")
+        judge = _Judge(source, target, views[target], paired, trained, metrics, seed)
+        rows = (
+            judge.row("translation", views[f"{source} > {target}"]),
+            judge.row("no translation", views[source]),
+            judge.row("round trip of source", views[f"round trip of {source}"]),
+            judge.row("round trip of true target", of_target[0], of_target=True),
+            judge.row("true target", of_target[1], of_target=True),
         )
-        for images, training, own, other in zip(pictures, reference, domains, reversed(domains), strict=True)
-    ]
-    first, second = (
-        Direction(domains[s], domains[t], *_judge(sides[s], sides[t], paired, seed)) for s, t in ((0, 1), (1, 0))
-    )
+        sources, outputs = views[f"round trip of {source}"].pooled, views[f"{source} > {target}"].pooled
+        moved = copy_ratio(outputs, sources, of_target[0].pooled, paired=paired) if "copy_ratio" in metrics else None
+        return Direction(source, target, rows, moved)
+
+    first, second = domains
     return Evaluation(
-        directions=(first, second),
+        directions=(direction(first, second), direction(second, first)),
         paired=paired,
-        pictures={name: len(images) for name, images in zip(domains, pictures, strict=True)},
-        reference_pictures={name: len(images) for name, images in zip(domains, reference, strict=True)},
-        feature_net=net.name,
-        weights_sha256=net.weights_sha256,
-        input_size=net.input_size,
-        resize_filter=net.resize_filter,
+        pictures={name: len(images) for name, images in held_out.items()},
+        reference_pictures={name.removeprefix("training "): len(used[name]) for name in training if name in used},
+        size=_size(pictures[0]),
+        metrics=metrics,
+        nets={use: Net.of(net) for use, net in judges.nets().items()},
         seed=seed,
     )
+
+
+def compare(
+    generated: Tensor,
+    target: Tensor,
+    source: Tensor | None = None,
+    *,
+    names: tuple[str, str] = ("source", "target"),
+    judges: Judges,
+    from_source: bool = True,
+    paired: bool = False,
+    metrics: Collection[str] = METRICS,
+    force: bool = False,
+    batch_size: int = 16,
+    seed: int = 0,
+    notes: tuple[str, ...] = (),
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Judge finished pictures, whoever made them, by the figures and the code of `evaluate`.
+
+    Args:
+        generated, target, source: float ``[N,3,H,W]`` in [-1,1]; without ``source`` the figures that need it are None.
+        names: of source and target, for people.
+        from_source: picture i of ``generated`` was made from picture i of ``source``.
+        paired: picture i of ``generated`` has picture i of ``target`` as its true counterpart.
+        notes: warnings to go with the figures.
+
+    KID-rt, which needs a tokenizer, is None. Raises as `evaluate` does.
+    """
+    metrics = tuple(name for name in choose_metrics(metrics) if name != "kid_rt")
+    given = {"generated": generated, "target": target, **({} if source is None else {"source": source})}
+    _demand_enough(given, metrics, force)
+    judges = only_needed(judges, metrics)
+    look = Looker(judges, batch_size, cache, progress, total=sum(map(len, given.values())))
+    apart = {name for name, joins in (("target", paired), ("source", from_source)) if not joins}
+    views = look({name: images for name, images in given.items() if name not in apart}, {})
+    for name in apart & given.keys():
+        views |= look({name: given[name]}, {})
+    judge = _Judge("source", "target", views["target"], paired, None, metrics, seed)
+    rows = [judge.row("translation", views["generated"])]
+    moved = None
+    if "source" in views:
+        known = paired and from_source
+        rows.append(replace(judge, paired=known).row("no translation", views["source"]))
+        if from_source and "copy_ratio" in metrics:
+            moved = copy_ratio(*(views[name].pooled for name in ("generated", "source", "target")), paired=known)
+        if known:
+            rows.append(judge.row("true target", views["target"], of_target=True))
+    return Evaluation(
+        directions=(Direction(names[0] if "source" in views else "", names[1], tuple(rows), moved),),
+        paired=paired,
+        pictures={name: len(images) for name, images in given.items()},
+        reference_pictures={},
+        size=_size(generated),
+        metrics=metrics,
+        nets={use: Net.of(net) for use, net in judges.nets().items()},
+        seed=seed,
+        notes=notes,
+    )
+
+
+def choose_metrics(names: Collection[str]) -> tuple[str, ...]:
+    """The metrics of these names in the order of `METRICS`. Raises `UnknownNameError` for a name that none has."""
+    for name in names:
+        if name not in METRICS:
+            raise UnknownNameError("metric", name, METRICS)
+    return tuple(name for name in METRICS if name in names)
+
+
+def only_needed(judges: Judges, metrics: Collection[str]) -> Judges:
+    """Without the nets that no figure of ``metrics`` needs."""
+    unneeded: dict[str, Any] = {net: None for name, net in NEEDS.items() if name not in metrics}
+    return replace(judges, **unneeded)
 
 
 def pooled_features(
@@ -216,7 +352,10 @@ def pooled_features(
     Of the training pictures through the tokenizer's round trip it is what ``quick_kid_rt`` compares with; compute it
     once, as long as the tokenizer is frozen.
     """
-    return _Looker(net, batch_size, None, total=len(images))("", images, transform, with_maps=False).pooled
+    look = Looker(Judges(net), batch_size, None, None, total=len(images))
+    if transform is None:
+        return look({"": images}, {})[""].pooled
+    return look({"": images}, {"made": Made("", transform, "")}, only_made=True)["made"].pooled
 
 
 def quick_kid_rt(
@@ -227,88 +366,81 @@ def quick_kid_rt(
 
 
 @dataclass(frozen=True)
-class _Look:
-    """Features of one set of pictures: ``pooled [N,D]`` and the maps that show structure, ``[N,C,h,w]`` or empty."""
+class _Judge:
+    """Makes the rows of one direction from what was seen; ``reference`` are round trips of training targets."""
 
-    pooled: Tensor
-    maps: Tensor
+    source: str
+    target: str
+    targets: View
+    paired: bool
+    reference: View | None
+    metrics: Sequence[str]
+    seed: int
+
+    def row(self, name: str, view: View, *, of_target: bool = False) -> Row:
+        """``of_target``: the pictures come from the held-out targets themselves, not from the sources."""
+        figures: dict[str, Any] = {
+            "structure_distance": self._mean(view, "structure_distance", self.source),
+            "dino_structure": self._mean(view, "dino_structure", self.source),
+        }
+        if self.reference is not None:
+            figures["kid_rt"] = kid(view.pooled, self.reference.pooled, seed=self.seed)
+        if view is not self.targets:
+            figures |= self._against_targets(view, corresponding=self.paired or of_target)
+        return Row(name, **{name: figure for name, figure in figures.items() if name in self.metrics})
+
+    def _against_targets(self, view: View, *, corresponding: bool) -> dict[str, Any]:
+        x, y, seed = view.pooled, self.targets.pooled, self.seed
+        lazily: dict[str, Callable[[], Any]] = {
+            "kid": lambda: kid(x, y, corresponding=corresponding, seed=seed),
+            "fid": lambda: fid(x, y),
+            "colour_shift": lambda: colour_shift(
+                view.moments, self.targets.moments, corresponding=corresponding, seed=seed
+            ),
+        }
+        if min(len(x), len(y)) > NEIGHBOURS:  # else there is no such figure, not even with force
+            lazily |= {
+                "precision": lambda: precision(x, y, seed=seed),
+                "recall": lambda: precision(y, x, seed=seed),
+            }
+        if self.paired:
+            lazily |= {
+                "perceptual_distance": lambda: self._mean(view, "perceptual_distance", self.target),
+                "pair_distance": lambda: paired_feature_distance(x, y, seed=seed),
+                "retrieval_at_1": lambda: retrieval_at_1(x, y, seed=seed),
+            }
+        return {name: compute() for name, compute in lazily.items() if name in self.metrics}
+
+    def _mean(self, view: View, figure: str, anchor: str) -> Estimate | None:
+        distances = view.distances.get((figure, anchor))
+        return None if distances is None else mean_estimate(distances, seed=self.seed)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """All that is looked at of one domain; ``translation`` leads away from it, ``reference`` is pooled only."""
-
-    raw: _Look
-    roundtrip: _Look
-    translation: _Look
-    reference: Tensor
-
-
-class _Looker:
-    """Runs pictures through the feature net in batches and reports how far it is."""
-
-    def __init__(self, net: FeatureNet, batch_size: int, progress: Progress | None, *, total: int) -> None:
-        self.net, self.batch_size, self.progress, self.total = net, batch_size, progress, total
-        self.done = 0
-
-    @torch.no_grad()
-    def __call__(
-        self, what: str, images: Tensor, transform: Roundtrip | None = None, *, with_maps: bool = True
-    ) -> _Look:
-        pooled, maps = [], []
-        for batch in torch.split(images, self.batch_size):
-            seen = self.net((transform(batch) if transform else batch).to(self.net.mean))
-            pooled.append(seen.pooled.cpu())
-            maps.append(seen.maps[STRUCTURE_LEVEL].cpu() if with_maps else torch.empty(0))
-            self.done += len(batch)
-            if self.progress:
-                self.progress(what, self.done, self.total)
-        return _Look(torch.cat(pooled), torch.cat(maps))
-
-
-def _judge(source: _Side, target: _Side, paired: bool, seed: int) -> tuple[tuple[Row, ...], float]:
-    """The rows of one direction and its copy ratio."""
-
-    def row(name: str, look: _Look, *, of_target: bool = False) -> Row:
-        is_target = look is target.raw
-        follows_source = paired or not of_target
-        return Row(
-            name=name,
-            kid=None
-            if is_target
-            else kid(look.pooled, target.raw.pooled, corresponding=paired or of_target, seed=seed),
-            fid=None if is_target else fid(look.pooled, target.raw.pooled),
-            kid_rt=kid(look.pooled, target.reference, seed=seed),
-            structure_distance=mean_estimate(_structure(source.raw, look), seed=seed) if follows_source else None,
-            pair_distance=paired_feature_distance(look.pooled, target.raw.pooled, seed=seed)
-            if paired and not is_target
-            else None,
-            retrieval_at_1=retrieval_at_1(look.pooled, target.raw.pooled, seed=seed)
-            if paired and not is_target
-            else None,
+def _demand_enough(sets: Mapping[str, Tensor], metrics: Collection[str], force: bool) -> None:
+    """Raise `DataError` for the first figure that has fewer pictures than it needs."""
+    fewest = min(sets, key=lambda name: len(sets[name]))
+    count = len(sets[fewest])
+    if count < 2:
+        raise DataError(f"a set of pictures to judge, {fewest}, has fewer than 2 pictures", expected="2 or more")
+    lacking = [name for name in metrics if name in FIGURES and count < FIGURES[name].needed]
+    if lacking and not force:
+        raise DataError(
+            f"{count} pictures of {fewest} are too few for {', '.join(lacking)}",
+            expected=f"{max(FIGURES[name].needed for name in lacking)} or more on each side",
+            hint="give more, choose other figures by --metrics, or go on with --force",
         )
 
-    rows = (
-        row("translation", source.translation),
-        row("no translation", source.raw),
-        row("round trip of source", source.roundtrip),
-        row("round trip of true target", target.roundtrip, of_target=True),
-        row("true target", target.raw, of_target=True),
-    )
-    moved = copy_ratio(source.translation.pooled, source.roundtrip.pooled, target.roundtrip.pooled, paired=paired)
-    return rows, moved
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return int(images.shape[-2]), int(images.shape[-1])
 
 
-def _structure(source: _Look, look: _Look) -> Tensor:
-    """Structure distances ``[N]``, in chunks: a self-similarity takes as much memory as a picture of side 220."""
-    chunks = zip(torch.split(source.maps, 16), torch.split(look.maps, 16), strict=True)
-    return torch.cat([self_similarity_distance(ours, theirs) for ours, theirs in chunks])
-
-
-def _cell(estimate: Estimate | None, form: str) -> str:
-    if estimate is None:
+def _cell(figure: Estimate | FrechetDistance | None, form: str) -> str:
+    if figure is None:
         return "-"
-    text = form.format(estimate.value)
-    if estimate.low is None or estimate.high is None:
+    text = form.format(figure.value)
+    if isinstance(figure, FrechetDistance):
+        return text + ("*" if figure.rank_deficient else "")
+    if figure.low is None or figure.high is None:
         return text
-    return f"{text} [{form.format(estimate.low)}, {form.format(estimate.high)}]"
+    return f"{text} [{form.format(figure.low)}, {form.format(figure.high)}]"

@@ -199,6 +199,67 @@ def copy_ratio(outputs: Tensor, sources: Tensor, targets: Tensor, *, paired: boo
     return (cosine_distance(outputs, sources).mean() / way).item()
 
 
+NEIGHBOURS = 3
+"""How many neighbours make a manifold, as the paper of `precision` chose; it takes one picture more."""
+
+
+def precision(outputs: Tensor, targets: Tensor, *, neighbours: int = NEIGHBOURS, seed: int = 0) -> Estimate:
+    """Share of outputs ``[N,D]`` that lie within the manifold of the targets ``[M,D]``: how faithful they are, 0 to 1.
+
+    Kynkaanniemi et al., "Improved Precision and Recall Metric" (arXiv 1904.06991, Eq. 1-2): an output lies within it
+    if it is as near to any target as that target's third nearest other target is. With the sides exchanged it is the
+    recall: the share of targets that the outputs cover. The interval is a bootstrap over the outputs with the targets
+    fixed.
+
+    Raises:
+        DataError: no more targets than ``neighbours``, or no outputs.
+    """
+    outputs, targets = _float64(outputs), _float64(targets)
+    if len(targets) <= neighbours or not len(outputs):
+        raise DataError(
+            f"precision or recall was asked for with {min(len(targets), len(outputs))} pictures on one side",
+            expected=f"{neighbours + 1} or more",
+        )
+    radius = _distances(targets, targets).kthvalue(neighbours + 1).values  # the nearest is the target itself
+    return mean_estimate((_distances(outputs, targets) <= radius).any(1), seed=seed)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances ``[N,M]``, without the rounding of a matrix product: 0 from a row to itself."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def colour_shift(x: Tensor, y: Tensor, *, corresponding: bool = False, seed: int = 0) -> Estimate:
+    """Distance between the colours of two sets of pictures, in units of CIELAB (2.3 is a just noticeable difference).
+
+    ``sqrt(sum over L*, a*, b* of (m_x - m_y)^2 + (s_x - s_y)^2)`` with means ``m`` and standard deviations ``s`` over
+    all pixels of a set: the 2-Wasserstein distance of Gaussians fitted channel by channel. Being a distance it is never
+    negative, and somewhat above 0 for two samples of one distribution.
+
+    Args:
+        x, y: ``[N,6]`` and ``[M,6]``: `cyclevar.core.evaluation.colour.colour_moments` of the pictures.
+        corresponding: row i of both comes from one picture or a true pair; the bootstrap draws them together then.
+    """
+    x, y = _float64(x), _float64(y)
+
+    def distance(w_x: Tensor, w_y: Tensor) -> Tensor:
+        apart = _spread(w_x @ x / w_x.sum(1, True)) - _spread(w_y @ y / w_y.sum(1, True))
+        lengths: Tensor = torch.linalg.vector_norm(apart, dim=1)
+        return lengths
+
+    generator = torch.Generator().manual_seed(seed)
+    ones = torch.ones(1, len(x), dtype=torch.float64), torch.ones(1, len(y), dtype=torch.float64)
+    draws = _bayesian_weights(len(x), generator)
+    other_draws = draws if corresponding else _bayesian_weights(len(y), generator)
+    return _estimate(distance(*ones).item(), distance(draws, other_draws))
+
+
+def _spread(moments: Tensor) -> Tensor:
+    """First and second moments ``[R,6]`` to means and standard deviations ``[R,6]``."""
+    mean, square = moments.chunk(2, dim=1)
+    return torch.cat([mean, (square - mean.square()).clamp_min(0).sqrt()], dim=1)
+
+
 def mean_estimate(values: Tensor, *, seed: int = 0) -> Estimate:
     """Mean of ``values [N]`` with a percentile bootstrap interval over its entries."""
     values = _float64(values)

@@ -30,11 +30,13 @@ NAMES = ("auto", *TRUNK_FILES, "efficientnet_lite0")
 class PerceptualDistance(nn.Module, ABC):
     """A distance between pictures, differentiable in both, with frozen weights.
 
-    ``name`` says which one is in use and ``weights_sha256`` identifies the weights of its trunk.
+    ``name`` says which one is in use, ``weights_sha256`` identifies the weights of its trunk, and ``reads`` says at
+    which size it sees pictures.
     """
 
     name: str
     weights_sha256: str
+    reads: str
 
     def train(self, mode: bool = True) -> PerceptualDistance:
         """Stay in evaluation mode: nothing here is trained."""
@@ -42,9 +44,12 @@ class PerceptualDistance(nn.Module, ABC):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distances ``[B]``, 0 or more, of the pictures ``[B,3,H,W]`` in [-1,1], pair by pair."""
+        return self.between(self.maps(x), self.maps(y))
+
+    def between(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+        """Distances ``[B]`` of pictures whose `maps` are known."""
         squared = [
-            (F.normalize(ours, dim=1) - F.normalize(theirs, dim=1)).square()
-            for ours, theirs in zip(self.maps(x), self.maps(y), strict=True)
+            (F.normalize(ours, dim=1) - F.normalize(theirs, dim=1)).square() for ours, theirs in zip(x, y, strict=True)
         ]
         return self.combine(squared)
 
@@ -67,6 +72,7 @@ class FeatureNetDistance(PerceptualDistance):
         super().__init__()
         self.net, self.levels = net, levels
         self.name, self.weights_sha256 = net.name, net.weights_sha256
+        self.reads = f"{net.input_size} px, {net.resize_filter}, {levels} levels"
 
     def maps(self, images: Tensor) -> Sequence[Tensor]:
         return self.net.maps(images, self.levels)
@@ -81,6 +87,8 @@ class LpipsDistance(PerceptualDistance):
     ``trunk_weights``: torchvision's file of AlexNet or VGG-16, whichever ``name`` asks for; the learned channel weights
     ship with the package ``lpips``.
     """
+
+    reads = "pictures at their own size"
 
     def __init__(self, name: str, trunk_weights: Path) -> None:
         super().__init__()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from cyclevar.core.data.batches import stack
+from collections.abc import Collection
+
+from cyclevar.core.checkpoints import digest
 from cyclevar.core.data.datasets import Part, UnpairedDataset
 from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
-from cyclevar.core.evaluation.evaluate import Evaluation, Progress, evaluate
-from cyclevar.core.features import FeatureNet
+from cyclevar.core.evaluation.cache import FeatureCache
+from cyclevar.core.evaluation.evaluate import METRICS, Evaluation, evaluate
+from cyclevar.core.evaluation.looking import Progress
+from cyclevar.core.evaluation.nets import Judges
+from cyclevar.core.evaluation.pictures import check_limit, read_set, refuse_shared
 from cyclevar.core.translator import Translator
 
 
@@ -46,11 +51,14 @@ def match_domains(translator: Translator, dataset: UnpairedDataset) -> tuple[str
 def evaluate_translator(
     translator: Translator,
     dataset: UnpairedDataset,
-    net: FeatureNet,
+    judges: Judges,
     *,
     split: str | None = None,
     limit: int = 600,
+    metrics: Collection[str] = METRICS,
+    force: bool = False,
     batch_size: int = 16,
+    cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Judge both directions on held-out pictures; training pictures are the reference of KID-rt.
@@ -59,23 +67,39 @@ def evaluate_translator(
     true pairs are given only where the data set has them.
 
     Raises:
-        DataError: there is no such part, or it has fewer than two pictures of a domain.
+        DataError: there is no such part, it has fewer pictures of a domain than a figure needs, or it shares some with
+            the other domain or the training part (unless ``force``).
         ConfigError: the domains are not the translator's.
     """
-    if limit < 2:
-        raise ConfigError(f"the limit is {limit}", expected="2 or more")
+    check_limit(limit)
     domains = match_domains(translator, dataset)
-    _, part = held_out(dataset, split)
+    name, part = held_out(dataset, split)
     side = translator.model.image_size[0]
-    a, b, train_a, train_b = (stack(pictures, side, limit) for pictures in (*part, *dataset.train))
+    held, training = ([read_set(pictures, side, limit) for pictures in lists] for lists in (part, dataset.train))
+    if not force:
+        titles = [f"the {name} part of {domain}" for domain in dataset.domains]
+        refuse_shared(dict(zip(titles, held, strict=True)))
+        for domain, title, ours, trained in zip(dataset.domains, titles, held, training, strict=True):
+            refuse_shared({title: ours, f"the training part of {domain}": trained})
     return evaluate(
         translator,
         translator.round_trip,
-        (a, b),
+        (held[0].images, held[1].images),
         domains,
-        reference=(train_a, train_b),
-        net=net,
+        reference=(training[0].images, training[1].images),
+        judges=judges,
         paired=dataset.paired,
+        metrics=metrics,
+        force=force,
         batch_size=batch_size,
+        identity=identify(translator) if cache is not None else "",
+        cache=cache,
         progress=progress,
     )
+
+
+def identify(translator: Translator) -> str:
+    """What decides its translations: a hash of its weights and all its settings."""
+    model = translator.model
+    settings = translator.config.model_dump_json(), model.schedule, translator.domains, translator.targets
+    return f"{model.family} {digest(model.tokenizer)} {digest(model.backbone)} {settings}"

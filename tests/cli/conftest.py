@@ -27,9 +27,11 @@ def few_emoji(monkeypatch: pytest.MonkeyPatch) -> Callable[[], UnpairedDataset]:
         return dataclasses.replace(whole, **parts)
 
     from cyclevar.core import features
+    from cyclevar.core.evaluation import nets, perceptual
 
     net = features.load_feature_net(input_size=64)
     monkeypatch.setenv("COLUMNS", "200")  # so that no table wraps
     monkeypatch.setattr(builtin, "open_emoji", open_emoji)
-    monkeypatch.setattr(features, "load_feature_net", lambda: net)
+    for module in (features, nets, perceptual):
+        monkeypatch.setattr(module, "load_feature_net", lambda **settings: net)
     return open_emoji

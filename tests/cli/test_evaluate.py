@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cyclevar.core.data.batches import stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
 from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
 from cyclevar.core.evaluation.evaluate import evaluate
+from cyclevar.core.evaluation.nets import Judges
 from cyclevar.core.evaluation.translators import evaluate_translator, held_out, match_domains
 from cyclevar.core.features import load_feature_net
 from cyclevar.core.translator import Translator
@@ -24,11 +26,19 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def judge(capsys: pytest.CaptureFixture[str], small_translator: Path, few_emoji: object) -> Run:
+def judge(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    small_translator: Path,
+    few_emoji: object,
+) -> Run:
     """Runs ``cyclevar evaluate`` with the small translator; gives exit code, standard output and standard error."""
+    monkeypatch.setenv("CYCLEVAR_CACHE", str(tmp_path / "cache"))
 
-    def judge(*arguments: object) -> tuple[int, str, str]:
-        code = main(["evaluate", "--model", str(small_translator), "--device", "cpu", *map(str, arguments)])
+    def judge(*arguments: object, force: bool = True) -> tuple[int, str, str]:
+        options = ["--model", small_translator, "--device", "cpu", *(["--force"] if force else []), *arguments]
+        code = main(["evaluate", *map(str, options)])
         return code, *capsys.readouterr()
 
     return judge
@@ -61,7 +71,7 @@ def test_tables(judge: Run, small_translator: Path) -> None:
         "retrieval@1",
     ):
         assert word in out
-    assert "6 source and 6 target pictures held out, 6 training pictures" in " ".join(out.split())
+    assert "pictures: 6 of noto, 6 of fluent at 16 x 16; 6 training pictures for KID-rt" in " ".join(out.split())
     assert "FID: too few pictures" in errors
 
 
@@ -79,8 +89,8 @@ def test_json(judge: Run, small_translator: Path) -> None:
 
 
 def test_data_of_the_users_own(judge: Run, photos: Path) -> None:
-    code, out, _ = judge("--data", photos, "--json", "--limit", 5)
-    assert code == 0
+    code, out, err = judge("--data", photos, "--json", "--limit", 5)
+    assert code == 0, err
     found = json.loads(out)
     assert (found["data"], found["split"], found["paired"]) == ("photos", "validation", False)
     assert found["pictures"] == {"noto": 2, "fluent": 3}
@@ -93,27 +103,89 @@ def test_data_of_the_users_own(judge: Run, photos: Path) -> None:
         (["--split", "tset"], "no held-out part named 'tset'; expected one of test, validation; did you mean 'test'?"),
         (["--data", "none"], "the folder none does not exist"),
         (["--limit", "1"], "the limit is 1; expected 2 or more"),
+        (["--metrics", "kid,fidd"], "no metric named 'fidd'"),
+        (["--features", "inceptoin"], "did you mean 'inception'?"),
+        (["--features", "inception"], "github.com/mseitzer/pytorch-fid/releases"),
+        (["--metrics", "dino_structure"], "the weights of DINO are not at"),
+        (["--target", "."], "expected --generated and --target"),
+        (["--generated", "none", "--target", "."], "the folder none does not exist"),
         (["--mode", "serail"], "mode is 'serail'"),
         (["--model", "nto-fluent"], "no translator or folder named 'nto-fluent'"),
     ],
 )
-def test_what_is_wrong_is_one_line(judge: Run, arguments: list[str], line: str) -> None:
+def test_what_is_wrong_is_one_line(
+    judge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], line: str
+) -> None:
+    for variable in ("TORCH_HOME", "HF_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))  # no weights here
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     code, out, errors = judge(*arguments)
     assert (code, out, errors.count("\n")) == (2, "", 1)
     assert line in errors
 
 
+def test_too_few_pictures(judge: Run) -> None:
+    code, out, errors = judge("--limit", 4, force=False)
+    assert (code, out) == (2, "")
+    assert "4 pictures of noto are too few for kid, fid, kid_rt, precision, recall; expected 20 or more" in errors
+    assert "--force" in errors
+    assert judge("--limit", 4, "--metrics", "structure_distance,copy_ratio", force=False)[0] == 0
+
+
+def test_shared_pictures(judge: Run, photos: Path) -> None:
+    shutil.copy(photos / "horse" / "7.png", photos / "zebra" / "horse.png")
+    folders = ["--generated", photos / "horse", "--target", photos / "zebra"]
+    code, _, errors = judge(*folders, force=False)
+    assert code == 2
+    assert "horse and " in errors
+    assert "share 1 pictures: 7.png = horse.png" in errors
+    assert judge(*folders, "--metrics", "colour_shift")[0] == 0
+
+
+def test_folders(judge: Run, photos: Path, tmp_path: Path) -> None:
+    """What a translator saved is judged by the code that judges the translator; names tell what belongs together."""
+    made = tmp_path / "made"
+    made.mkdir()
+    for path in (photos / "horse").iterdir():
+        picture = Image.open(path)
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(made / f"{path.stem}.bmp")
+    folders = ["--generated", made, "--target", photos / "zebra", "--source", photos / "horse"]
+    code, out, errors = judge(*folders, "--json", force=False)
+    assert code == 0
+    found = json.loads(out)
+    assert (found["generated"], found["size"], found["paired"]) == (str(made), [9, 9], False)
+    assert found["pictures"] == {"generated": 40, "target": 60, "source": 40}
+    [direction] = found["directions"]
+    assert (direction["source"], direction["target"]) == ("horse", "zebra")
+    rows = {row["name"]: row for row in direction["rows"]}
+    assert set(rows) == {"translation", "no translation"}
+    assert rows["translation"]["structure_distance"]["value"] > 0
+    assert rows["no translation"]["structure_distance"]["value"] == 0
+    assert rows["translation"]["kid_rt"] is rows["translation"]["pair_distance"] is None
+    assert any("Only 40 names of 40 generated and 60 target" in warning for warning in found["warnings"])
+    assert "fid" not in errors
+
+
+def test_saved_for_the_report(judge: Run, small_translator: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_translator, run)
+    code, out, _ = judge("--model", run, "--limit", 4, "--metrics", "colour_shift", "--json", "--save")
+    assert code == 0
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(out)
+
+
 def test_it_is_the_translator_that_is_judged(small_translator: Path, few_emoji: Callable[[], UnpairedDataset]) -> None:
     translator, dataset, net = Translator.load(small_translator), few_emoji(), load_feature_net(input_size=64)
     assert dataset.test
-    found = evaluate_translator(translator, dataset, net, batch_size=4)
+    found = evaluate_translator(translator, dataset, Judges.of(net), batch_size=4, force=True)
     expected = evaluate(
         lambda images, target: torch.cat([translator(image[None], target) for image in images]),
         translator.round_trip,
         (stack(dataset.test[0], 16), stack(dataset.test[1], 16)),
         ("noto", "fluent"),
         reference=(stack(dataset.train[0], 16), stack(dataset.train[1], 16)),
-        net=net,
+        judges=Judges.of(net),
+        force=True,
     )
     for mine, theirs in zip(found.directions, expected.directions, strict=True):
         assert mine.name == theirs.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,16 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from cyclevar.core.errors import DataError
-from cyclevar.core.evaluation.evaluate import Evaluation, Translate, evaluate, pooled_features, quick_kid_rt
+from cyclevar.core.errors import DataError, UnknownNameError
+from cyclevar.core.evaluation.evaluate import (
+    Evaluation,
+    Translate,
+    choose_metrics,
+    evaluate,
+    pooled_features,
+    quick_kid_rt,
+)
+from cyclevar.core.evaluation.nets import Judges
 from cyclevar.core.features import FeatureNet
 
 DOMAINS = ("white", "black")
@@ -36,7 +45,14 @@ def copy(images: Tensor, target: str) -> Tensor:
 
 def judge(net: FeatureNet, shapes: Tensor, training: Tensor, translate: Translate, batch_size: int = 16) -> Evaluation:
     return evaluate(
-        translate, blur, (shapes, -shapes), DOMAINS, reference=(training, -training), net=net, batch_size=batch_size
+        translate,
+        blur,
+        (shapes, -shapes),
+        DOMAINS,
+        reference=(training, -training),
+        judges=Judges.of(net),
+        batch_size=batch_size,
+        force=True,
     )
 
 
@@ -112,7 +128,14 @@ def test_figures_do_not_depend_on_the_batch_size(
 
 def test_unpaired_pictures_have_no_pair_columns(net: FeatureNet, shapes: Tensor, other_shapes: Tensor) -> None:
     found = evaluate(
-        invert, blur, (shapes[:6], -other_shapes[:9]), DOMAINS, reference=(shapes, -shapes), net=net, paired=False
+        invert,
+        blur,
+        (shapes[:6], -other_shapes[:9]),
+        DOMAINS,
+        reference=(shapes, -shapes),
+        judges=Judges.of(net),
+        paired=False,
+        force=True,
     )
     for direction in found.directions:
         assert all(row.pair_distance is row.retrieval_at_1 is None for row in direction.rows)
@@ -129,7 +152,7 @@ def test_the_translator_is_asked_for_the_other_domain(net: FeatureNet, shapes: T
         return images
 
     judge(net, shapes[:6], shapes[:2], translate, batch_size=4)
-    assert asked == [("black", 4, True), ("black", 2, True), ("white", 4, False), ("white", 2, False)]
+    assert asked == [("black", 4, True), ("white", 4, False), ("black", 2, True), ("white", 2, False)]
 
 
 def test_progress_counts_every_picture(net: FeatureNet, shapes: Tensor) -> None:
@@ -140,12 +163,18 @@ def test_progress_counts_every_picture(net: FeatureNet, shapes: Tensor) -> None:
         (shapes[:5], -shapes[:5]),
         DOMAINS,
         reference=(shapes[:3], -shapes[:2]),
-        net=net,
+        judges=Judges.of(net),
+        batch_size=4,
+        force=True,
         progress=lambda *report: seen.append(report),
     )
-    assert [done for _, done, _ in seen] == [5, 10, 15, 18, 23, 28, 33, 35]
+    assert [(what, done) for what, done, _ in seen] == [
+        ("white and black", 24),
+        ("white and black", 30),
+        ("training white", 33),
+        ("training black", 35),
+    ]
     assert {total for _, _, total in seen} == {35}
-    assert seen[2][0] == "white > black"
 
 
 def test_json_round_trip(perfect: Evaluation) -> None:
@@ -154,7 +183,7 @@ def test_json_round_trip(perfect: Evaluation) -> None:
     assert row["name"] == "translation"
     assert set(row["kid"]) == {"value", "low", "high"}
     assert row["fid"]["rank_deficient"] is True
-    assert found["feature_net"] == "efficientnet_lite0"
+    assert found["nets"]["features"]["name"] == "efficientnet_lite0"
     assert any("FID" in warning for warning in found["warnings"])
 
 
@@ -167,9 +196,9 @@ def test_tables_name_what_they_were_computed_with(perfect: Evaluation) -> None:
         "white > black",
         "black > white",
         "KID-rt",
-        "efficientnet_lite0 57934424 at 64 px",
-        "bicubic",
-        "24 source",
+        "features by efficientnet_lite0 57934424 (64 px, bicubic, antialiased)",
+        "24 of white, 24 of black at 32 x 32",
+        "30 training pictures",
     ):
         assert part in text
 
@@ -184,9 +213,30 @@ def test_quick_figure_equals_the_full_one(
 
 def test_unequal_counts_are_no_pairs(net: FeatureNet, shapes: Tensor) -> None:
     with pytest.raises(DataError, match="4 and 3 pictures"):
-        evaluate(copy, blur, (shapes[:4], shapes[:3]), DOMAINS, reference=(shapes, shapes), net=net)
+        evaluate(
+            copy, blur, (shapes[:4], shapes[:3]), DOMAINS, reference=(shapes, shapes), judges=Judges.of(net), force=True
+        )
 
 
 def test_too_few_pictures(net: FeatureNet, shapes: Tensor) -> None:
-    with pytest.raises(DataError, match="2 or more"):
-        evaluate(copy, blur, (shapes[:4], shapes[:4]), DOMAINS, reference=(shapes[:1], shapes), net=net)
+    def attempt(count: int, training: int, **options: Any) -> Evaluation:
+        sets = shapes[:count], -shapes[:count]
+        reference = shapes[:training], -shapes[:training]
+        return evaluate(copy, blur, sets, DOMAINS, reference=reference, judges=Judges.of(net), **options)
+
+    with pytest.raises(DataError, match="fewer than 2 pictures"):
+        attempt(4, 1, force=True)
+    with pytest.raises(DataError, match=r"4 pictures of white are too few for kid, .*expected 20 or more.*--force"):
+        attempt(4, 24)
+    with pytest.raises(DataError, match="4 pictures of training white are too few for kid"):
+        attempt(24, 4, metrics=["kid_rt"])
+    assert attempt(4, 1, metrics=["structure_distance", "copy_ratio"]).metrics == ("structure_distance", "copy_ratio")
+    assert attempt(4, 4, force=True).directions[0].row("translation").kid is not None
+
+
+def test_unknown_metric_offers_the_nearest() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"no metric named 'structur_distance'.*did you mean 'structure_distance'"
+    ):
+        choose_metrics(["kid", "structur_distance"])
+    assert choose_metrics(["fid", "kid"]) == ("kid", "fid")
