@@ -31,6 +31,7 @@ COMMANDS = {
     "train": "cyclevar.cli.train:command",
     "pretrain": "cyclevar.cli.pretrain:command",
     "report": "cyclevar.cli.report:command",
+    "reproduce": "cyclevar.cli.reproduce:command",
     "models": "cyclevar.cli.models:command",
     "plugins": "cyclevar.cli.plugins:command",
 }

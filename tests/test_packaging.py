@@ -42,6 +42,7 @@ FLOORS = (
     ("editing", "generated_files", "picture_files", "translator"),
     ("bench", "evaluation", "report", "training"),
     ("demo",),
+    ("reproduce",),
 )
 """What stands in ``core``, lowest first. A module imports from its own floor and the ones below, never in a circle."""
 
