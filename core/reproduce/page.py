@@ -111,11 +111,8 @@ def markdown(facts: Mapping[str, Any], sheet: str) -> str:
     ]
     lines += [
         "",
-        "Rows were timed one after the other, in brackets the middle 80 % of the pictures; other work on the ",
-    ]
-    lines += [
-        "",
-        "Rows were timed one after the other; in brackets the middle 80 % of the pictures. Other work on the machine shows.",
+        "Rows were timed one after the other; in brackets the middle 80 % of the pictures. Other work on the machine "
+        "shows.",
     ]
     lines += ["", "## The published order", ""]
     lines += _head(["the paper has", "below", "in", "why", *facts["directions"]])

@@ -11,7 +11,6 @@ import torch
 
 from cyclevar.cli.main import main
 from cyclevar.core import models
-from cyclevar.core.evaluation import evaluate
 from cyclevar.core.reproduce import run as reproduction
 from cyclevar.core.reproduce import tables
 from cyclevar.core.reproduce.tables import Scale
@@ -53,7 +52,6 @@ def run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "shipped_weights", lambda family, preset: small_translator / WEIGHTS)
     monkeypatch.setattr(tables, "SCALES", {"micro": MICRO})
-    monkeypatch.setattr(evaluate, "_demand_enough", lambda *_: None)  # six pictures are few, but quick
     monkeypatch.setattr(reproduction, "time_pictures", lambda *_: {"value": 0.1, "low": 0.1, "high": 0.1})
 
     def run(*arguments: object) -> tuple[int, str, str]:
