@@ -28,6 +28,7 @@ from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
 from cyclevar.core.data.transforms import from_array
 from cyclevar.core.demo import draw_sheet, translate_pictures
 from cyclevar.core.errors import CheckpointError, ConfigError
+from cyclevar.core.evaluation.cache import FeatureCache
 from cyclevar.core.evaluation.evaluate import choose_metrics
 from cyclevar.core.evaluation.nets import Judges, Net, open_judges
 from cyclevar.core.evaluation.translators import evaluate_translator, held_out, identify
@@ -102,7 +103,7 @@ def is_trained(folder: Path, config: TrainConfig) -> bool:
     run = RunFolder(folder)
     run.check(_as_stored(config), resume=True, free=frozenset({"loop.steps"}))
     saved = run.saved()
-    if not saved or not (folder / SETTINGS).is_file():
+    if not saved:
         return False
     made = int(saved[-1].stem.removeprefix("step-"))
     if made > config.loop.steps:
@@ -111,7 +112,12 @@ def is_trained(folder: Path, config: TrainConfig) -> bool:
             expected=f"no more than {config.loop.steps}",
             hint=f"--steps {made}, or another folder with --out",
         )
-    return made == config.loop.steps and (folder / SETTINGS).stat().st_mtime_ns >= saved[-1].stat().st_mtime_ns
+    translator = folder / SETTINGS  # one that is older than the checkpoint is of fewer steps
+    return (
+        made == config.loop.steps
+        and translator.is_file()
+        and translator.stat().st_mtime_ns >= saved[-1].stat().st_mtime_ns
+    )
 
 
 def judge_run(
@@ -139,7 +145,14 @@ def judge_run(
     if before is not None and all(before.get(name) == value for name, value in circumstances.items()):
         return
     found = evaluate_translator(  # force: Noto draws one emoji of the test part just as one of the training part
-        translator, dataset, judges, split=part, limit=scale.pictures, metrics=METRICS, force=True
+        translator,
+        dataset,
+        judges,
+        split=part,
+        limit=scale.pictures,
+        metrics=METRICS,
+        force=True,
+        cache=FeatureCache(),
     )
     seconds = time_pictures(translator, dataset)
     result = {**found.to_dict(), **circumstances, "seconds": seconds, "domains": list(found.pictures)}

@@ -174,7 +174,7 @@ SCALES = {
             },
         },
         pictures=297,
-        minutes=15,
+        minutes=18,
         shows="The tiny model, 64 px emoji and a few hundred updates of two pictures of each domain, where the paper "
         "fine-tunes a published model on photographs. A clear difference here is one of how fast a setting learns; it "
         "need not be one of how well it ends. Rows that look equal prove nothing.",

@@ -50,6 +50,7 @@ def run(
 ) -> Run:
     """Runs ``cyclevar reproduce`` in an empty folder; gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CYCLEVAR_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
     monkeypatch.setattr(models, "shipped_weights", lambda family, preset: small_translator / WEIGHTS)
     monkeypatch.setattr(tables, "SCALES", {"micro": MICRO})
     monkeypatch.setattr(reproduction, "time_pictures", lambda *_: {"value": 0.1, "low": 0.1, "high": 0.1})
