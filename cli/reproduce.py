@@ -91,6 +91,7 @@ def _show(table: Table, scale: Scale, rows: list[Row], seeds: list[int], steps: 
     typer.echo("the paper's order:")
     for claim in table.claims:
         typer.echo(f"  {claim.better} below {claim.worse} in {claim.figure} ({claim.source})")
-    minutes = scale.minutes * steps / scale.steps * len(rows) * len(seeds)
-    typer.echo(f"{len(rows)} rows x {len(seeds)} seeds of {steps} steps: about {minutes:.0f} minutes on one busy core")
+    trainings = len(rows) * len(seeds)
+    minutes = max(1, round(scale.minutes * steps / scale.steps * trainings))
+    typer.echo(f"rows times seeds: {trainings} of {steps} steps, about {minutes} min together on one busy core")
     typer.echo(scale.shows)

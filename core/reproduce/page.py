@@ -124,8 +124,8 @@ def markdown(facts: Mapping[str, Any], sheet: str) -> str:
         "",
         "*agrees*, *disagrees*: the intervals of the two rows do not touch. *within the interval*: they do, so nothing "
         "is claimed. With one seed the interval knows nothing of how much another seed would change. KID-rt stands for "
-        "the paper's FID: another figure, other features, other pictures; only the order can be compared. Where the copy "
-        "ratio is under 0.2 a row hardly leaves its source: hold its KID-rt against that of the mere round trip.",
+        "the paper's FID: another figure, other features, other pictures; only the order can be compared. Where the "
+        "copy ratio is under 0.2 a row hardly leaves its source: hold its KID-rt against that of the mere round trip.",
         "",
         "## What this can show",
         "",

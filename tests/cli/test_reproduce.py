@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -127,8 +129,17 @@ def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
         "serial: serial, scale by scale (Eq. 6-7, Algorithm 1); changes translation.mode=serial; paper: FID 82" in out
     )
     assert "paper: FID 48, 0.08 s" in out
-    assert "2 rows x 3 seeds of 8 steps: about 1 minutes on one busy core" in out
+    assert "rows times seeds: 6 of 8 steps, about 1 min together on one busy core" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_imports_no_torch() -> None:
+    code = (
+        "import sys; from cyclevar.cli.main import main; main(['reproduce', 'table5', '--dry-run']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, "gumbel: temperature 2 with Gumbel noise" in done.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(
