@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cyclevar.cli._common import complain
 from cyclevar.cli._translator import DeviceOption
 from cyclevar.core.errors import ConfigError
 
@@ -66,9 +67,9 @@ def command(
                 steps=steps,
                 device=device,
             )
-    except StoppedError:
-        typer.echo("The same command goes on where this one stopped.")
-        raise
+    except StoppedError as error:
+        complain("error", f"{error.problem}; the same command goes on.")
+        raise typer.Exit(error.exit_code) from error
     typer.echo(f"{page} is the table; {found.name}.json and {found.name}.png lie beside it.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from cyclevar.core.reproduce import run as reproduction
 from cyclevar.core.reproduce import tables
 from cyclevar.core.reproduce.tables import Scale
 from cyclevar.core.shipped import WEIGHTS
+from cyclevar.core.training.loop import StoppedError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -174,6 +176,17 @@ def test_what_is_wrong_is_one_line(run: Run, arguments: list[str], line: str) ->
     code, out, errors = run(*arguments)
     assert (code, out) == (2, "")
     assert errors == f"cyclevar: error: {line}\n"
+
+
+def test_a_signal_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(config: object, folder: Path, **_: object) -> None:
+        raise StoppedError(signal.SIGTERM, 2, 4, folder)
+
+    monkeypatch.setattr(reproduction, "train", stop)
+    code, _, errors = run("table3", "--device", "cpu")
+    assert code == 143
+    saved = "stopped by SIGTERM after 2 of 4 steps, which are saved in reproduce-micro/serial-0"
+    assert errors == f"cyclevar: error: {saved}; the same command goes on.\n"
 
 
 def test_a_full_disk_is_told_before_anything_is_trained(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
