@@ -16,7 +16,7 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def reproduce(
             train(config, folder, resume=RunFiles(folder).config.exists(), display=display, device=device)
         display.note(f"{table.name}: judging {name}, seed {seed}, which takes minutes")
         judge_run(folder, dataset, judges, scale, device=device)
-        write_table(table, scale, out, dataset, steps=steps, device=device)
+        write_table(table, scale, out, dataset, judges, steps=steps, device=device)
     return out / f"{table.name}.md"
 
 
@@ -131,33 +131,36 @@ def judge_run(
     """Judge the translator in ``folder`` and keep that beside it, unless the same was judged already."""
     translator = Translator.load(folder, device=choose_device(device))
     files = RunFiles(folder)
-    part, _ = held_out(dataset)
-    circumstances = {
-        "translator": identify(translator),
-        "steps": load_yaml(files.config)["loop"]["steps"],
-        "data": f"{dataset.name} {dataset.fingerprint()}",
-        "split": part,
-        "metrics": list(METRICS),
-        "limit": scale.pictures,
-        "nets": {use: vars(Net.of(net)) for use, net in judges.nets().items()},
-    }
+    steps = load_yaml(files.config)["loop"]["steps"]
+    told = {"translator": identify(translator), "steps": steps, **circumstances(dataset, judges, scale)}
     before = read_judgement(folder)
-    if before is not None and all(before.get(name) == value for name, value in circumstances.items()):
+    if before is not None and told.items() <= before.items():
         return
     found = evaluate_translator(  # force: Noto draws one emoji of the test part just as one of the training part
         translator,
         dataset,
         judges,
-        split=part,
+        split=told["split"],
         limit=scale.pictures,
         metrics=METRICS,
         force=True,
         cache=FeatureCache(),
     )
     seconds = time_pictures(translator, dataset)
-    result = {**found.to_dict(), **circumstances, "seconds": seconds, "domains": list(found.pictures)}
+    result = {**found.to_dict(), **told, "seconds": seconds, "domains": list(found.pictures)}
     save_text(files.evaluation, json.dumps(result, indent=2) + "\n")
     write_report([folder], files.report)
+
+
+def circumstances(dataset: UnpairedDataset, judges: Judges, scale: Scale) -> dict[str, Any]:
+    """What judgements must share to stand in one table."""
+    return {
+        "data": f"{dataset.name} {dataset.fingerprint()}",
+        "split": held_out(dataset)[0],
+        "metrics": list(METRICS),
+        "limit": scale.pictures,
+        "nets": {use: vars(Net.of(net)) for use, net in judges.nets().items()},
+    }
 
 
 def time_pictures(translator: Translator, dataset: UnpairedDataset) -> dict[str, float]:
@@ -178,10 +181,18 @@ def time_pictures(translator: Translator, dataset: UnpairedDataset) -> dict[str,
 
 
 def write_table(
-    table: Table, scale: Scale, out: Path, dataset: UnpairedDataset, *, steps: int | None = None, device: str = "auto"
+    table: Table,
+    scale: Scale,
+    out: Path,
+    dataset: UnpairedDataset,
+    judges: Judges,
+    *,
+    steps: int | None = None,
+    device: str = "auto",
 ) -> None:
-    """Write the table of all that has been judged in ``out``: JSON, Markdown and a sheet of pictures."""
-    found = {row.name: judgements(row, scale, out, steps=steps) for row in table.rows}
+    """Write the table of all that has been judged in ``out`` alike: JSON, Markdown and a sheet of pictures."""
+    alike = circumstances(dataset, judges, scale)
+    found = {row.name: judgements(row, scale, out, alike, steps=steps) for row in table.rows}
     facts = table_facts(table, scale, found, steps=scale.steps if steps is None else steps)
     folders = {row.name: _folder(out, row.name, min(found[row.name])) for row in table.rows if found[row.name]}
     sheet = out / f"{table.name}.png"
@@ -190,8 +201,10 @@ def write_table(
     save_text(out / f"{table.name}.md", markdown(facts, sheet.name))
 
 
-def judgements(row: Row, scale: Scale, out: Path, *, steps: int | None = None) -> dict[int, dict[str, Any]]:
-    """Seed -> judgement of every finished run of this row, with these settings, in ``out``."""
+def judgements(
+    row: Row, scale: Scale, out: Path, alike: Mapping[str, Any], *, steps: int | None = None
+) -> dict[int, dict[str, Any]]:
+    """Seed -> judgement of every finished run of this row in ``out`` with these settings and `circumstances`."""
     found = {}
     for folder in out.glob(f"{row.name}-*"):
         number = re.fullmatch(re.escape(row.name) + r"-(\d+)", folder.name)
@@ -200,7 +213,8 @@ def judgements(row: Row, scale: Scale, out: Path, *, steps: int | None = None) -
             continue
         seed = int(number[1])
         stored = validate(TrainConfig, load_yaml(RunFiles(folder).config))
-        if stored == _as_stored(scale.config(row, seed, steps)) and judged["steps"] == stored.loop.steps:
+        wanted = {"steps": stored.loop.steps, **alike}
+        if stored == _as_stored(scale.config(row, seed, steps)) and wanted.items() <= judged.items():
             found[seed] = judged
     return dict(sorted(found.items()))
 

@@ -117,6 +117,15 @@ def test_tables_share_the_baseline_and_rows_can_be_chosen(run: Run) -> None:
     assert marks.pop("gumbel") != "not measured"
     assert set(marks.values()) == {"not measured"}
 
+    gumbel = Path("reproduce-micro/gumbel-0/evaluation.json")
+    judged = json.loads(gumbel.read_text())
+    gumbel.write_text(json.dumps({**judged, "nets": {}}))  # as if other nets had judged it
+    assert run("table5", "--rows", "baseline", "--steps", 3, "--device", "cpu")[0] == 0
+    facts = json.loads(Path("reproduce-micro/table5.json").read_text())
+    assert [row["name"] for row in facts["rows"] if row["seeds"]] == ["baseline"]
+    assert run("table5", "--rows", "gumbel", "--steps", 3, "--device", "cpu")[0] == 0
+    assert json.loads(gumbel.read_text()) == judged
+
     code, _, errors = run("table3", "--rows", "baseline", "--steps", 3, "--out", "reproduce-micro/baseline-0")
     assert (code, "is a run itself" in errors) == (2, True)
     assert run("table3", "--rows", "baseline", "--device", "cpu")[0] == 0  # one step more, from the checkpoint
