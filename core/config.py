@@ -46,17 +46,35 @@ class Measures(NamedTuple):
     stride: int
 
 
-class FamilyConfig(Settings):
-    """Base of a family's settings, which have the sections ``tokenizer`` and ``backbone`` too."""
-
-    schedule: str
-    sampling: SamplingConfig = SamplingConfig()
-    """How `cyclevar.core.generation` samples where nothing else is said."""
+class ModelConfig(Settings):
+    """Base of the settings of whatever translates pictures."""
 
     @classmethod
     def presets(cls) -> Mapping[str, Self]:
         """The sizes that have a name."""
         return {}
+
+    @classmethod
+    def training(cls) -> Mapping[str, Any]:
+        """What training this family changes of the defaults of `TrainConfig`."""
+        return {}
+
+
+class DirectConfig(ModelConfig):
+    """Base of the settings of a generator, which translates pictures without tokens."""
+
+    size: PositiveInt
+    """Side of its pictures in pixels."""
+    domains: tuple[str, ...] = ()
+    """What the two domains are called, once they are known."""
+
+
+class FamilyConfig(ModelConfig):
+    """Base of a family's settings, which have the sections ``tokenizer`` and ``backbone`` too."""
+
+    schedule: str
+    sampling: SamplingConfig = SamplingConfig()
+    """How `cyclevar.core.generation` samples where nothing else is said."""
 
     @classmethod
     def measures(cls) -> Mapping[str, Measures]:
@@ -171,13 +189,13 @@ class DataConfig(Settings):
 
 
 class OptimizerConfig(Settings):
-    """AdamW with linear warm-up, then constant or cosine decay to zero."""
+    """AdamW with linear warm-up, then no decay, a cosine to zero, or a straight line to zero over the second half."""
 
     learning_rate: PositiveFloat
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
     warmup: NonNegativeInt = 100
-    decay: Literal["constant", "cosine"] = "constant"
+    decay: Literal["constant", "cosine", "linear"] = "constant"
     clip: PositiveFloat = 1.0
     """Largest gradient norm."""
 

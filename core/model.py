@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import load_published, load_tensors, save_tensors
-from cyclevar.core.config import FamilyConfig
+from cyclevar.core.checkpoints import load_published, load_tensors
+from cyclevar.core.config import FamilyConfig, ModelConfig, TranslationConfig
+from cyclevar.core.direct import DirectModel
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
-from cyclevar.core.interfaces import Backbone, Tokenizer
+from cyclevar.core.interfaces import Backbone, Condition, Tokenizer
 from cyclevar.core.manager import get_manager
-from cyclevar.core.names import NameTable, State, check_keys
+from cyclevar.core.names import NameTable, State
+from cyclevar.core.picture_model import Context, PictureModel
 from cyclevar.core.published import family_config, find_weights
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings, validate
+from cyclevar.core.translation import Translation, encode_context, translate_context
+
+AnyModel = TypeVar("AnyModel", bound=PictureModel)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class OfficialFormat:
     backbone: NameTable
 
 
-class Model(nn.Module):
+class Model(PictureModel):
     """Tokenizer and backbone of one ``family``, made for ``schedule``; ``config`` rebuilds it."""
 
     def __init__(
@@ -62,11 +67,6 @@ class Model(nn.Module):
         """Height and width in pixels of the pictures that the schedule is made for."""
         height, width = self.schedule.full
         return height * self.tokenizer.stride, width * self.tokenizer.stride
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
 
     def load_official(
         self,
@@ -110,49 +110,53 @@ class Model(nn.Module):
         table: NameTable = getattr(self.official, part)
         return table
 
-    def save(self, path: str | Path, *, half: bool = False, extra: Mapping[str, Any] | None = None) -> None:
-        """Write weights and settings to one safetensors file; ``half`` stores float16."""
-        state = {n: t.half() if half and t.is_floating_point() else t for n, t in self.state_dict().items()}
-        metadata = {"family": self.family, "config": self.config.model_dump(mode="json"), **(extra or {})}
-        save_tensors(Path(path), state, metadata)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Domain names that the backbone knows."""
+        return self.backbone.names
 
-    def load_state(self, state: dict[str, Tensor], *, what: str, owned: bool = False) -> None:
-        """Load our own state dict, any float type. Raises `CheckpointError` naming what does not fit.
+    @property
+    def translates(self) -> Backbone:
+        """The backbone; the tokenizer is never trained to translate."""
+        return self.backbone
 
-        A model that has no memory yet takes over the very tensors of an ``owned`` one, which the caller then forgets.
-        """
-        own = self.state_dict()
-        wrong = [
-            f"{name} has {list(state[name].shape)}, expected {list(own[name].shape)}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
-        ]
-        check_keys(what, [n for n in own if n not in state], [n for n in state if n not in own], wrong)
-        self._fill("", state, owned=owned)
+    def replaced(self, translates: nn.Module) -> Model:
+        assert isinstance(translates, Backbone)
+        return Model(self.family, self._config, self.tokenizer, translates, self.schedule, self.official)
 
-    def _fill(self, part: str, state: dict[str, Tensor], *, owned: bool) -> None:
-        """Put tensors of the right shapes into ``part`` ("" for all), which may have no memory yet.
+    def remember(self, targets: Sequence[int | str]) -> None:
+        self.backbone.remember(targets)
 
-        The tensors of an ``owned`` state are taken over, or converted one by one: no large model is in memory twice.
-        What then still has none, since ``state`` says nothing of it, gets the value that a fresh model has.
-        """
-        module = self.get_submodule(part)
-        own = module.state_dict()
-        if not any(tensor.is_meta for tensor in own.values()):
-            module.load_state_dict(state, strict=False)
-            return
-        empty = {name: torch.empty_like(tensor, device="cpu") for name, tensor in own.items() if not tensor.numel()}
-        tensors = state if owned else dict(state)
-        for name in list(tensors):
-            tensors[name] = tensors[name].to(own[name].dtype, copy=not owned)
-        module.load_state_dict(empty | tensors, strict=False, assign=True)
-        left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
-        if left:
-            with torch.random.fork_rng(devices=[]):
-                fresh = build(self.family, self.config).get_submodule(part)
-            for name in left:
-                owner, _, attribute = name.rpartition(".")
-                setattr(module.get_submodule(owner), attribute, getattr(fresh.get_submodule(owner), attribute))
+    def learn(self, targets: Sequence[int | str]) -> Sequence[str]:
+        """New names start from the mean of what the backbone knows; prompts are encoded once, not in every update."""
+        self.remember(targets)
+        new = []
+        for target in targets:
+            try:
+                self.condition([target])
+            except UnknownNameError:
+                self.backbone.add_domain(str(target))
+                new.append(str(target))
+        return new
+
+    def condition(self, targets: Sequence[int | str]) -> Condition:
+        return self.backbone.condition(targets)
+
+    def encode(self, images: Tensor) -> Context:
+        """F_1..F_K of the images (`cyclevar.core.translation.encode_context`)."""
+        return encode_context(self, images)
+
+    def reconstruct(self, context: Context) -> Tensor:
+        """The tokenizer's round trip: what is left of pictures once they are codes."""
+        return self.tokenizer.decode(self.tokenizer.as_latent(context[-1]))
+
+    def translate(
+        self, context: Context, condition: Condition, config: TranslationConfig, *, clamp: bool = True
+    ) -> Translation:
+        return translate_context(self, context, condition, config, clamp=clamp)
+
+    def _fresh(self) -> Model:
+        return build(self.family, self.config)
 
 
 def recognize(published: State, *, better_than: float = 0.5) -> str:
@@ -193,11 +197,29 @@ def build(
     `Model.load_state` to fill: large models are built at once. Raises `UnknownNameError` for an unknown family or
     preset, `ConfigError` for a bad setting.
     """
+    return _build("backbone", Model, family, config, initialize, overrides)
+
+
+def build_direct(
+    family: str, config: str | Mapping[str, Any] | Settings = "tiny", *, initialize: bool = True, **overrides: Any
+) -> DirectModel:
+    """The same for a registered generator, which translates without tokens."""
+    return _build("generator", DirectModel, family, config, initialize, overrides)
+
+
+def _build(
+    kind: str,
+    expected: type[AnyModel],
+    family: str,
+    config: str | Mapping[str, Any] | Settings,
+    initialize: bool,
+    overrides: Mapping[str, Any],
+) -> AnyModel:
     manager = get_manager()
-    entry = manager.registry.get("backbone", family)
+    entry = manager.registry.get(kind, family)
     config_class = entry.load_config()
     assert isinstance(config_class, type)
-    assert issubclass(config_class, FamilyConfig)
+    assert issubclass(config_class, ModelConfig)
     if isinstance(config, str):
         presets = config_class.presets()
         if config not in presets:
@@ -209,12 +231,23 @@ def build(
     settings = validate(config_class, data)
     with contextlib.nullcontext() if initialize else torch.device("meta"):
         model = manager.fold("cyclevar_model_built", entry.load()(settings), config=settings)
-    assert isinstance(model, Model)
+    assert isinstance(model, expected)
     return model
 
 
 def load_model(path: str | Path, **overrides: Any) -> Model:
     """A model that `Model.save` wrote; ``overrides`` change its settings as in `build`."""
+    model = load_picture_model(path, **overrides)
+    if not isinstance(model, Model):
+        raise CheckpointError(
+            f"{path} is of the generator {model.family}, which has no tokens",
+            expected=f"a model of {' or '.join(get_manager().registry.names('backbone'))}",
+        )
+    return model
+
+
+def load_picture_model(path: str | Path, **overrides: Any) -> PictureModel:
+    """The same, for a generator too."""
     state, metadata = load_tensors(Path(path))
     if "family" not in metadata or "config" not in metadata:
         raise CheckpointError(
@@ -222,6 +255,8 @@ def load_model(path: str | Path, **overrides: Any) -> Model:
             expected="a model file that cyclevar wrote",
             hint="give published files for both parts, --tokenizer-weights beside the transformer's",
         )
-    model = build(metadata["family"], metadata["config"], initialize=False, **overrides)
+    family = metadata["family"]
+    made = build_direct if family in get_manager().registry.names("generator") else build
+    model = made(family, metadata["config"], initialize=False, **overrides)
     model.load_state(state, what=str(path), owned=True)
     return model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from cyclevar.core.attention import Visibility
 from cyclevar.core.cache import KeyValueCache
 from cyclevar.core.config import TranslationConfig
 from cyclevar.core.interfaces import Condition
-from cyclevar.core.model import Model
+from cyclevar.core.picture_model import Translated
 from cyclevar.core.pyramid import compose, tokenize
+
+if TYPE_CHECKING:
+    from cyclevar.core.model import Model
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,8 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Translation(Prediction):
-    """A prediction and its picture: ``image``, float ``[B,3,H,W]``, in [-1,1] if it was to be clamped."""
-
-    image: Tensor
+class Translation(Prediction, Translated):
+    """A prediction and its picture."""
 
 
 def translate(

@@ -20,11 +20,11 @@ from cyclevar.core.checkpoints import require_file, save_text
 from cyclevar.core.config import TranslationConfig
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.interfaces import Condition
-from cyclevar.core.model import Model, load_model
-from cyclevar.core.pyramid import round_trip
+from cyclevar.core.model import load_picture_model
+from cyclevar.core.model import load_picture_model
+from cyclevar.core.picture_model import PictureModel
 from cyclevar.core.settings import Settings, validate
 from cyclevar.core.shipped import SETTINGS, WEIGHTS
-from cyclevar.core.translation import translate
 
 Target = str | int
 """A domain's name, or a class id or prompt that the backbone knows."""
@@ -39,7 +39,7 @@ class Translator:
 
     def __init__(
         self,
-        model: Model,
+        model: PictureModel,
         *,
         domains: Sequence[str] | None = None,
         targets: Sequence[int | str] | None = None,
@@ -47,11 +47,11 @@ class Translator:
         **settings: Any,
     ) -> None:
         self.model = model.eval()
-        self.domains = tuple(domains if domains is not None else model.backbone.names)
+        self.domains = tuple(domains if domains is not None else model.names)
         self.targets = tuple(targets if targets is not None else self.domains)
         if len(self.targets) != len(self.domains):
             raise ConfigError(f"{len(self.targets)} targets are given for {len(self.domains)} domains")
-        model.backbone.remember(self.targets)
+        model.remember(self.targets)
         base = (config or TranslationConfig()).model_dump()
         self.config = validate(TranslationConfig, base | settings)
 
@@ -63,13 +63,14 @@ class Translator:
         """
         self._check(images)
         condition = self.condition(target, len(images))
-        return translate(self.model, images.to(self.model.device), condition, self.config).image
+        context = self.model.encode(images.to(self.model.device))
+        return self.model.translate(context, condition, self.config).image
 
     @torch.no_grad()
     def round_trip(self, images: Tensor) -> Tensor:
-        """Images through the tokenizer and back: the best that any translation can look."""
+        """Images through the tokenizer and back, where there is one: the best that any translation can look."""
         self._check(images)
-        return round_trip(self.model.tokenizer, images.to(self.model.device))
+        return self.model.round_trip(images.to(self.model.device))
 
     def condition(self, target: Target | Sequence[Target] | Tensor, count: int) -> Condition:
         """What the backbone is told for ``count`` pictures. Raises `UnknownNameError` for an unknown domain."""
@@ -80,7 +81,7 @@ class Translator:
             raise ConfigError(f"{len(wanted)} targets are given for {count} images")
         table: dict[Target, Target] = dict(zip(self.domains, self.targets, strict=True))
         try:
-            return self.model.backbone.condition([table.get(one, one) for one in wanted])
+            return self.model.condition([table.get(one, one) for one in wanted])
         except UnknownNameError as error:
             raise UnknownNameError("domain", error.name, {*self.domains, *error.known}) from error
 
@@ -112,7 +113,11 @@ class Translator:
             raise CheckpointError(
                 f"{folder / SETTINGS} is damaged ({error})", hint="save the translator again"
             ) from error
-        model = load_model(folder / WEIGHTS).to(device)
+        model = load_picture_model(folder / WEIGHTS).to(device)
+        if settings and not model.has_settings:
+            raise ConfigError(
+                f"{model.family} has no setting {next(iter(settings))!r}", expected="none: it translates without tokens"
+            )
         return cls(model, domains=stored.domains, targets=stored.targets, config=stored.translation, **settings)
 
     def _check(self, images: Tensor) -> None:

@@ -42,11 +42,13 @@ def _undecayed(name: str) -> bool:
 
 
 def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then constant or cosine decay; returns the rate used for update ``step``."""
+    """Linear warm-up, then the decay that is set; returns the rate used for update ``step`` of ``steps``."""
     rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup, 1))
-    if config.decay == "cosine" and step >= config.warmup:
-        progress = (step - config.warmup) / max(steps - config.warmup, 1)
-        rate *= 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    progress = min(max(step - config.warmup, 0) / max(steps - config.warmup, 1), 1.0)
+    if config.decay == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * progress))
+    elif config.decay == "linear":
+        rate *= min(1.0, 2 - 2 * progress)
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate

@@ -1,0 +1,1 @@
+"""CycleGAN: two residual networks without tokens, the rival that every user knows."""
