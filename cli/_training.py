@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cyclevar.core.training.prepare import Prepared
 
 BackboneOption = Annotated[
-    str | None, typer.Option("--backbone", metavar="NAME", help="The backbone's family.  [default: var]")
+    str | None, typer.Option("--backbone", metavar="NAME", help="What to train: a family of models.  [default: var]")
 ]
 PresetOption = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Its size.  [default: tiny]")]
 DataOption = Annotated[

@@ -52,6 +52,8 @@ def open_translator(
 
 def describe(translator: Translator) -> str:
     """How it translates, and where, for one line: the settings that matter most, and those that are not the default."""
+    if not translator.model.has_settings:
+        return f"{translator.model.family}, on {translator.model.device}"
     settings, usual = translator.config.model_dump(), type(translator.config)().model_dump()
     shown = [settings.pop("mode"), *(f"{name} {settings.pop(name):g}" for name in ("temperature", "fusion"))]
     shown += [f"{name} {value}" for name, value in settings.items() if value != usual[name]]

@@ -1,4 +1,4 @@
-"""Models that translate pictures as they are, with one network a direction and no tokens: what others are compared with."""
+"""Models that translate pictures as they are, by one network a direction and without tokens: rivals to compare with."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from cyclevar.core.config import TranslationConfig
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import load_picture_model
-from cyclevar.core.model import load_picture_model
 from cyclevar.core.picture_model import PictureModel
 from cyclevar.core.settings import Settings, validate
 from cyclevar.core.shipped import SETTINGS, WEIGHTS

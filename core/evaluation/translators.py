@@ -101,5 +101,5 @@ def evaluate_translator(
 def identify(translator: Translator) -> str:
     """What decides its translations: a hash of its weights and all its settings."""
     model = translator.model
-    settings = translator.config.model_dump_json(), model.schedule, translator.domains, translator.targets
-    return f"{model.family} {digest(model.tokenizer)} {digest(model.backbone)} {settings}"
+    settings = model.config.model_dump_json(), translator.config.model_dump_json()
+    return f"{model.family} {digest(model)} {settings} {translator.domains} {translator.targets}"

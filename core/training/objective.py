@@ -11,9 +11,10 @@ from torch import Tensor
 from cyclevar.core.config import GeneratorLoss, LossConfig, TranslationConfig
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
+from cyclevar.core.picture_model import Context, PictureModel, Translated
 from cyclevar.core.training.losses import generator_loss
 from cyclevar.core.training.reconstruction import Reconstructions
-from cyclevar.core.translation import Prediction, encode_context, predict, translate_context
+from cyclevar.core.translation import predict
 
 Targets = tuple[int | str, int | str]
 
@@ -28,26 +29,26 @@ class Step:
 
     losses: dict[str, Tensor]
     fakes: tuple[Tensor, Tensor]
-    first: Prediction
+    first: Translated
 
 
 @torch.no_grad()
-def real_context(model: Model, a: Tensor, b: Tensor) -> list[Tensor]:
-    """F_1..F_K of the real pictures of both domains, ``[2B,...]``; nothing that is trained lies behind them."""
+def real_context(model: PictureModel, a: Tensor, b: Tensor) -> Context:
+    """What is read of the real pictures of both domains, ``[2B,...]``; nothing that is trained lies behind it."""
     return exact_context(model, torch.cat([a, b]))
 
 
-def exact_context(model: Model, images: Tensor) -> list[Tensor]:
-    """F_1..F_K in float32 even under autocast: half precision confuses neighbouring codes."""
+def exact_context(model: PictureModel, images: Tensor) -> Context:
+    """What is read of images, in float32 even under autocast: half precision confuses neighbouring codes."""
     with torch.autocast(images.device.type, enabled=False):
-        return encode_context(model, images.float())
+        return model.encode(images.float())
 
 
 def generator_step(
-    model: Model,
+    model: PictureModel,
     a: Tensor,
     b: Tensor,
-    context: Sequence[Tensor],
+    context: Context,
     targets: Targets,
     discriminators: Sequence[Discriminator],
     translation: TranslationConfig,
@@ -68,7 +69,7 @@ def generator_step(
     if identity:
         wanted += [targets[0]] * batch + [targets[1]] * batch
         context = [torch.cat([part, part]) for part in context]
-    first = translate_context(model, context, model.backbone.condition(wanted), translation, clamp=False)
+    first = model.translate(context, model.condition(wanted), translation, clamp=False)
     images = clamped(first.image.float())
     fake_b, fake_a = images[:batch], images[batch : 2 * batch]
     losses: dict[str, Tensor] = {}
@@ -76,9 +77,9 @@ def generator_step(
         judged = zip(discriminators, (fake_a, fake_b), strict=True)
         losses["gan"] = torch.stack([generator_loss(judge(fake), generator) for judge, fake in judged]).mean()
     if cycle:
-        back = model.backbone.condition([targets[0]] * batch + [targets[1]] * batch)
+        back = model.condition([targets[0]] * batch + [targets[1]] * batch)
         context = exact_context(model, torch.cat([fake_b, fake_a]))
-        cycled = translate_context(model, context, back, translation, clamp=False).image
+        cycled = model.translate(context, back, translation, clamp=False).image
         losses["cycle"] = reconstructions.cycle(clamped(cycled.float()), torch.cat([a, b]))
     if identity:
         losses["identity"] = reconstructions.identity(images[2 * batch :], torch.cat([a, b]))

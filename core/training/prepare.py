@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cyclevar.core.config import RECIPES, DataConfig, FamilyConfig, PretrainConfig, TrainConfig
+from cyclevar.core.config import (
+    RECIPES,
+    DataConfig,
+    DirectConfig,
+    ModelConfig,
+    PretrainConfig,
+    TrainConfig,
+    TranslationConfig,
+)
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.manager import get_manager
 from cyclevar.core.settings import apply_overrides, load_yaml, merged, validate
@@ -76,20 +84,37 @@ def assemble(
                 last, value = section, {last: value}
             data = merged(data, {last: value})
     overrides = list(overrides)
-    recipe = str(apply_overrides(data, overrides).get("recipe"))
-    begin = kind.model_validate({"recipe": recipe} if recipe in RECIPES and "recipe" in kind.model_fields else {})
-    return validate(kind, apply_overrides(merged(begin.model_dump(mode="json"), data), overrides))
+    begin, given = kind().model_dump(mode="json"), apply_overrides(data, overrides)
+    if kind is TrainConfig:
+        family = _families(kind).get(str(given.get("backbone", begin["backbone"])))
+        begin = merged(begin, family.training() if family else {})
+        begin = merged(begin, RECIPES.get(str(given.get("recipe")), {}))
+    return validate(kind, apply_overrides(merged(begin, data), overrides))
+
+
+def _families(kind: type[TrainConfig] | type[PretrainConfig]) -> Mapping[str, type[ModelConfig]]:
+    """Settings classes by name of all that can be trained: families with tokens and, to translate, generators."""
+    registry, found = get_manager().registry, dict[str, type[ModelConfig]]()
+    for part in ("backbone", "generator") if kind is TrainConfig else ("backbone",):
+        for name in registry.names(part):
+            config = registry.get(part, name).load_config()
+            assert isinstance(config, type)
+            assert issubclass(config, ModelConfig)
+            found[name] = config
+    return found
 
 
 def _check_names(config: TrainConfig | PretrainConfig) -> None:
     """Look up the parts by name and check their settings, before anything heavy is imported."""
-    registry = get_manager().registry
-    family = registry.get("backbone", config.backbone).load_config()
-    assert isinstance(family, type)
-    assert issubclass(family, FamilyConfig)
+    registry, families = get_manager().registry, _families(type(config))
+    if config.backbone not in families:
+        raise UnknownNameError("backbone", config.backbone, families, hint="`cyclevar plugins` lists every part")
+    family = families[config.backbone]
     if config.preset not in family.presets():
         raise UnknownNameError(f"preset of {config.backbone}", config.preset, family.presets())
     if isinstance(config, TrainConfig):
+        if issubclass(family, DirectConfig):
+            _refuse_tokens(config)
         settings_class = registry.get("discriminator", config.discriminator.name).load_config()
         if settings_class:
             validate(settings_class, config.discriminator.settings)
@@ -99,6 +124,22 @@ def _check_names(config: TrainConfig | PretrainConfig) -> None:
                 validate(loss_class, config.loss.settings.get(name, {}))
     else:
         registry.get("discriminator", config.tokenizer.discriminator)
+
+
+def _refuse_tokens(config: TrainConfig) -> None:
+    """Raise `ConfigError` for a setting that says something of tokens or of a backbone, where there are none."""
+    idle = {
+        "warmup.steps": config.warmup.steps,
+        "lora.rank": config.lora.rank,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "translation": "" if config.translation == TranslationConfig() else "changed",
+    }
+    for setting, value in idle.items():
+        if value:
+            raise ConfigError(
+                f"{setting} is {value}, but {config.backbone} has no tokens and no backbone",
+                expected=f"{setting} left alone",
+            )
 
 
 def _run_to_resume(

@@ -13,13 +13,14 @@ from cyclevar.core.checkpoints import digest, load_tensors
 from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
-from cyclevar.core.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from cyclevar.core.errors import CheckpointError, ConfigError, DataError
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.manager import get_manager
-from cyclevar.core.model import Model, build
+from cyclevar.core.model import Model, build, build_direct, load_picture_model
 from cyclevar.core.models import open_model
 from cyclevar.core.names import strip_prefix
+from cyclevar.core.picture_model import PictureModel
 from cyclevar.core.report.machine import describe_machine
 from cyclevar.core.shipped import WEIGHTS, shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
@@ -125,10 +126,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
         "data": f"{dataset.name} {dataset.fingerprint()}",
         "perceptual_distance": reconstructions.frozen(),
         "feature_net": f"{_identify(net)} at {net.input_size} px",
-        "tokenizer": digest(model.tokenizer),
     }
+    if isinstance(model, Model):
+        facts["tokenizer"] = digest(model.tokenizer)
     if config.lora.rank:
-        facts["backbone"] = digest(model.backbone)  # checkpoints hold the adapters alone
+        facts["backbone"] = digest(model.translates)  # checkpoints hold the adapters alone
     batches = _batches(dataset, config.data, size, config.batch_size, config.seed)
     task = TranslatorTask(
         model,
@@ -154,8 +156,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
     return out
 
 
-def start_model(config: TrainConfig) -> Model:
-    """The model that a training starts from: given weights, published files, or what ships with the preset."""
+def start_model(config: TrainConfig) -> PictureModel:
+    """The model that a training starts from: given or published weights, what ships, or a generator from scratch."""
     if config.weights and config.backbone_weights:
         raise ConfigError("both weights and backbone_weights are given", expected="one of the two")
     if config.backbone_weights and not config.tokenizer_weights:
@@ -163,6 +165,8 @@ def start_model(config: TrainConfig) -> Model:
             "published weights are given for one part only",
             expected="both --tokenizer-weights and --backbone-weights",
         )
+    if config.backbone in get_manager().registry.names("generator"):
+        return _start_direct(config)
     return open_model(
         config.backbone,
         config.preset,
@@ -170,6 +174,20 @@ def start_model(config: TrainConfig) -> Model:
         tokenizer_weights=config.tokenizer_weights,
         changes=config.model,
     )
+
+
+def _start_direct(config: TrainConfig) -> PictureModel:
+    """A generator with fresh weights, or with those of a model file, which brings its own settings."""
+    if config.tokenizer_weights or config.backbone_weights:
+        raise ConfigError(
+            f"published weights are given for {config.backbone}", expected="--weights of your own or none"
+        )
+    if config.weights is None:
+        return build_direct(config.backbone, config.preset, **config.model)
+    model = load_picture_model(_model_file(config.weights))
+    if model.family != config.backbone:
+        raise ConfigError(f"{config.weights} belongs to {model.family}", expected=config.backbone)
+    return model
 
 
 def _pretraining_model(config: PretrainConfig) -> Model:
@@ -220,17 +238,12 @@ def _model_file(weights: str | Path) -> Path:
     return path / WEIGHTS if path.is_dir() else path
 
 
-def _learn_domains(model: Model, targets: Sequence[int | str], display: Display) -> None:
-    """Add the names that the backbone does not know as new domains; encode prompts once, not in every update."""
+def _learn_domains(model: PictureModel, targets: Sequence[int | str], display: Display) -> None:
+    """Let the model know what its targets are called, and tell which are new to it."""
     if any(not str(target).strip() for target in targets):
         raise ConfigError("a target is empty", expected="a name, a class id or a prompt for each domain")
-    model.backbone.remember(targets)
-    for target in targets:
-        try:
-            model.backbone.condition([target])
-        except UnknownNameError:
-            model.backbone.add_domain(str(target))
-            display.note(f"{target} is new to the backbone; it starts from the mean of what it knows")
+    for name in model.learn(targets):
+        display.note(f"{name} is new to the model")
 
 
 def _identify(net: FeatureNet | PerceptualDistance) -> str:
@@ -253,7 +266,7 @@ def _validation(dataset: UnpairedDataset, size: int) -> tuple[Tensor, Tensor]:
     return stack(dataset.validation[0], size, VALIDATION), stack(dataset.validation[1], size, VALIDATION)
 
 
-def _picture_size(model: Model, data: DataConfig) -> int:
+def _picture_size(model: PictureModel, data: DataConfig) -> int:
     """The side of the training pictures: the one that the model is made for."""
     height, width = model.image_size
     if height != width or data.size not in (None, height):

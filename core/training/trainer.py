@@ -22,9 +22,9 @@ from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import Part
 from cyclevar.core.evaluation.evaluate import pooled_features, quick_kid_rt
 from cyclevar.core.features import FeatureNet
-from cyclevar.core.interfaces import Backbone, Discriminator
+from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
-from cyclevar.core.pyramid import round_trip
+from cyclevar.core.picture_model import Context, PictureModel
 from cyclevar.core.training import objective
 from cyclevar.core.training.common import (
     Stream,
@@ -41,7 +41,7 @@ from cyclevar.core.training.lora import Adapters, share_frozen, trained
 from cyclevar.core.training.losses import accuracy, auc, discriminator_loss, r1_penalty, scores
 from cyclevar.core.training.reconstruction import Reconstructions
 from cyclevar.core.training.runs import Parts
-from cyclevar.core.translation import translate
+from cyclevar.core.translation import Prediction
 
 REFERENCE = 600
 """Training pictures of each domain that KID-rt compares with."""
@@ -74,11 +74,14 @@ class ImagePool(nn.Module):
 
 
 class TranslatorTask(Task):
-    """Fine-tunes a model's backbone, or adapters of it, to translate between two domains; its tokenizer is frozen."""
+    """Trains the part of a model that translates, or adapters of it, between two domains; the rest is frozen.
+
+    Of a model with tokens that part is the backbone; one without them is trained as a whole, and has no warm-up.
+    """
 
     def __init__(
         self,
-        model: Model,
+        model: PictureModel,
         config: TrainConfig,
         batches: UnpairedBatches,
         validation: tuple[Tensor, Tensor],
@@ -96,13 +99,16 @@ class TranslatorTask(Task):
         self.reference, self.net, self.note = reference, net.to(device), note
         self.reconstructions = Reconstructions(*(one.to(device) for one in reconstructions))
         self.pictures_per_step = 2 * config.batch_size
-        model.tokenizer.requires_grad_(False).eval()
-        model.backbone.gradient_checkpointing = config.gradient_checkpointing
-        self.adapters = Adapters(model.backbone, config.lora) if config.lora.rank else None
-        self.ema = moving_average(model.backbone, config.ema)
+        learner, self.adapters = model.translates, None
+        if isinstance(model, Model):
+            model.tokenizer.requires_grad_(False).eval()
+            model.backbone.gradient_checkpointing = config.gradient_checkpointing
+            if config.lora.rank:
+                self.adapters = Adapters(model.backbone, config.lora)
+        self.ema = moving_average(learner, config.ema)
         if self.adapters:
-            share_frozen(self.ema, model.backbone)
-        self.optimizer = make_optimizer(model.backbone, config.optimizer)
+            share_frozen(self.ema, learner)
+        self.optimizer = make_optimizer(learner, config.optimizer)
         settings = config.discriminator
         self.discriminators = nn.ModuleList(build_discriminator(settings.name, settings.settings) for _ in range(2))
         self.discriminators.to(device)
@@ -127,12 +133,12 @@ class TranslatorTask(Task):
         return [torch.cat([self._round_trip(part) for part in images.split(16)]) for images in self.validation]
 
     def _round_trip(self, images: Tensor) -> Tensor:
-        return round_trip(self.model.tokenizer, images.to(self.accelerator.device))
+        return self.model.round_trip(images.to(self.accelerator.device))
 
     def parts(self) -> Parts:
-        backbone, ema = self.model.backbone, self.ema
+        learner, ema = self.model.translates, self.ema
         return {
-            "backbone": trained(backbone) if self.adapters else backbone,
+            "backbone" if isinstance(self.model, Model) else "networks": trained(learner) if self.adapters else learner,
             "ema": trained(ema) if self.adapters else ema,
             "optimizer": self.optimizer,
             "discriminators": self.discriminators,
@@ -141,9 +147,9 @@ class TranslatorTask(Task):
             "progress": self.progress,
         }
 
-    def finished(self) -> Model:
+    def finished(self) -> PictureModel:
         """The model with the averaged weights, adapters merged; nothing can be trained further."""
-        self.model.backbone.load_state_dict(self.ema.module.state_dict())
+        self.model.translates.load_state_dict(self.ema.module.state_dict())
         if self.adapters:
             self.adapters.merge()
         return self.model
@@ -159,7 +165,7 @@ class TranslatorTask(Task):
     def update(self, step: int) -> Mapping[str, float]:
         since = self.progress.get_buffer("adversarial_since")
         a, b = self.stream.batch(step)
-        self.model.backbone.train()
+        self.model.translates.train()
         if step < self.config.warmup.steps:
             return self._warm_up(step, a, b)
         if since < 0:
@@ -175,6 +181,7 @@ class TranslatorTask(Task):
     def _warm_up(self, step: int, a: Tensor, b: Tensor) -> dict[str, float]:
         config = self.config.optimizer.model_copy(update={"learning_rate": self.config.warmup.learning_rate})
         rate = set_learning_rate(self.optimizer, config, step, self.config.warmup.steps)
+        assert isinstance(self.model, Model)
         context = objective.real_context(self.model, a, b)
         with self.accelerator.autocast():
             loss = objective.warmup_loss(self.model, context, self.targets, self.config.translation)
@@ -184,7 +191,7 @@ class TranslatorTask(Task):
     def _descend(self, loss: Tensor) -> float:
         """One update of the generator; the gradient's norm before clipping."""
         norm = descend(self.accelerator, loss, self.optimizer, self.config.optimizer.clip)
-        self.ema.update_parameters(self.model.backbone)
+        self.ema.update_parameters(self.model.translates)
         return float(norm)
 
     def _pretrain_discriminators(self, pretrained: int, a: Tensor, b: Tensor) -> dict[str, float]:
@@ -196,7 +203,7 @@ class TranslatorTask(Task):
             values["auc"] = self._held_out_auc()
         return values
 
-    def _generate(self, a: Tensor, b: Tensor, context: list[Tensor], *, cycle: bool, identity: bool) -> objective.Step:
+    def _generate(self, a: Tensor, b: Tensor, context: Context, *, cycle: bool, identity: bool) -> objective.Step:
         judges = [judge for judge in self.discriminators if isinstance(judge, Discriminator)]
         loss = self.config.loss if torch.is_grad_enabled() else self.config.loss.model_copy(update={"gan": 0.0})
         with frozen(self.discriminators), self.accelerator.autocast():
@@ -250,24 +257,31 @@ class TranslatorTask(Task):
             )
 
     def _diagnose(self, made: objective.Step) -> dict[str, float]:
-        """Each weighted loss's gradient norm at the predicted latents, entropy of the codes, strength of the output."""
+        """Each weighted loss's gradient norm at the predicted latents (without tokens: at the pictures).
+
+        With tokens also the entropy of the codes and the strength of the output.
+        """
         weighted = {name: getattr(self.config.loss, name) * value for name, value in made.losses.items()}
-        norms = {f"gradient/{n}": float(gradient_norm(value, made.first.predicted)) for n, value in weighted.items()}
-        with torch.no_grad():
-            entropy = self.model.tokenizer.quantizer.entropy(made.first.logits, self.config.translation.temperature)
-            strength = made.first.predicted.std() / made.first.source.std()
-        return norms | {"code_entropy": float(entropy.mean()), "output_strength": float(strength)}
+        first, model = made.first, self.model
+        at = first.predicted if isinstance(first, Prediction) else first.image
+        found = {f"gradient/{name}": float(gradient_norm(value, at)) for name, value in weighted.items()}
+        if isinstance(first, Prediction) and isinstance(model, Model):
+            with torch.no_grad():
+                entropy = model.tokenizer.quantizer.entropy(first.logits, self.config.translation.temperature)
+                strength = first.predicted.std() / first.source.std()
+            found |= {"code_entropy": float(entropy.mean()), "output_strength": float(strength)}
+        return found
 
     def _update_discriminators(
-        self, a: Tensor, b: Tensor, context: list[Tensor], fakes: tuple[Tensor, Tensor], update: int
+        self, a: Tensor, b: Tensor, context: Context, fakes: tuple[Tensor, Tensor], update: int
     ) -> dict[str, float]:
         """``update`` counts those of a stage: it decides when the R1 penalty is due."""
-        settings, tokenizer = self.config.discriminator, self.model.tokenizer
+        settings = self.config.discriminator
         set_learning_rate(self.discriminator_optimizer, settings.optimizer, settings.optimizer.warmup, 1)
         reals: Sequence[Tensor] = (a, b)
         if settings.real == "roundtrip":
             with torch.no_grad(), self.accelerator.autocast():
-                reals = tokenizer.decode(tokenizer.as_latent(context[-1])).float().split(len(a))
+                reals = self.model.reconstruct(context).float().split(len(a))
         loss = torch.zeros((), device=a.device)
         values: dict[str, float] = {}
         for domain, (judge, real, fake) in enumerate(zip(self.discriminators, reals, fakes, strict=True)):
@@ -304,28 +318,27 @@ class TranslatorTask(Task):
         reals = self.validation_trips if self.config.discriminator.real == "roundtrip" else self.validation
         found = []
         for domain, judge in enumerate(self.discriminators):
-            fakes = self._translate(self.model.backbone, self.validation[1 - domain][:32], self.targets[domain])
+            fakes = self._translate(self.model.translates, self.validation[1 - domain][:32], self.targets[domain])
             found.append(auc(scores(judge(reals[domain][:32])), scores(judge(fakes))))
         return float(torch.stack(found).mean())
 
-    def _translate(self, backbone: nn.Module, images: Tensor, target: int | str) -> Tensor:
-        assert isinstance(backbone, Backbone)
-        model = Model(self.model.family, self.model.config, self.model.tokenizer, backbone, self.model.schedule).eval()
+    def _translate(self, learner: nn.Module, images: Tensor, target: int | str) -> Tensor:
+        model = self.model.replaced(learner).eval()
         outputs = []
         for part in images.split(16):
-            condition = backbone.condition([target] * len(part))
-            outputs.append(translate(model, part, condition, self.config.translation).image)
+            condition = model.condition([target] * len(part))
+            outputs.append(model.translate(model.encode(part), condition, self.config.translation).image)
         return torch.cat(outputs)
 
     @torch.no_grad()
     def validate(self, step: int) -> Mapping[str, float]:
         """KID-rt of both directions, and how far translations and identity outputs are from the mere round trip."""
-        backbone = self.ema.module
+        learner = self.ema.module
         found: dict[str, float] = {}
         for domain, direction in ((1, "ab"), (0, "ba")):
             source, trip = self.validation[1 - domain], self.validation_trips[1 - domain]
-            outputs = self._translate(backbone, source, self.targets[domain])
-            same = self._translate(backbone, source[:32], self.targets[1 - domain])
+            outputs = self._translate(learner, source, self.targets[domain])
+            same = self._translate(learner, source[:32], self.targets[1 - domain])
             found[f"kid_rt_{direction}"] = quick_kid_rt(self.net, outputs, self.references[domain]).value
             found[f"change_{direction}"] = float((outputs - trip).abs().mean())
             found[f"identity_change_{direction}"] = float((same - trip[:32]).abs().mean())
@@ -340,12 +353,12 @@ class TranslatorTask(Task):
     @torch.no_grad()
     def sample(self, step: int) -> list[Tensor]:
         """Both directions: source, translation, cycle, tokenizer round trip."""
-        backbone, count = self.ema.module, min(12, *map(len, self.validation))
+        learner, count = self.ema.module, min(12, *map(len, self.validation))
         rows: list[Tensor] = []
         for domain in (1, 0):
             source = self.validation[1 - domain][:count]
-            there = self._translate(backbone, source, self.targets[domain])
-            back = self._translate(backbone, there, self.targets[1 - domain])
+            there = self._translate(learner, source, self.targets[domain])
+            back = self._translate(learner, there, self.targets[1 - domain])
             rows += [source, there, back, self.validation_trips[1 - domain][:count]]
         return rows
 

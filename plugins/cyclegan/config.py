@@ -32,8 +32,8 @@ class CycleganConfig(DirectConfig):
     def training(cls) -> Mapping[str, Any]:
         """The classic recipe (Sec. 4 and 7.1): least squares, lambda 10, identity at half of it, Adam, a pool of 50.
 
-        The discriminators' pictures come from the pool in another way (`cyclevar.core.training.trainer.ImagePool`): each
-        update sees the new ones and one past one of each kind.
+        The pool is used in another way (`cyclevar.core.training.trainer.ImagePool`): each update sees the new pictures
+        and one past one of each kind.
         """
         adam = {"learning_rate": 2e-4, "betas": (0.5, 0.999), "weight_decay": 0.0, "warmup": 0, "clip": 1e9}
         return {

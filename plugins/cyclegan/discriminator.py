@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 from cyclevar.core.interfaces import Discriminator
@@ -16,7 +18,7 @@ class Patchgan70(Discriminator):
         super().__init__()
         widths = [config.width * min(2**level, 8) for level in range(config.levels + 1)]
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for level, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
+        for level, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
             stride = 2 if level < config.levels else 1
             layers += normalized(nn.Conv2d(inputs, outputs, 4, stride=stride, padding=1), nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, padding=1))

@@ -49,5 +49,3 @@ def test_the_weights_begin_as_the_paper_says() -> None:
     weights = torch.cat([p.flatten() for p in network.parameters() if p.ndim == 4])
     assert weights.std().item() == pytest.approx(0.02, rel=0.01)
     assert not any(p.any() for p in network.parameters() if p.ndim == 1)
-
-
