@@ -67,7 +67,7 @@ def settings_of(printed: str) -> TrainConfig:
 def test_a_dry_run_prints_complete_settings_and_writes_nothing(run: Run, tmp_path: Path) -> None:
     code, out, err = run("--dry-run")
     assert (code, err) == (0, "")
-    assert out.startswith("# would write runs/var-tiny-emoji-1\nbackbone: var\n")
+    assert out.startswith("# would write runs/var-tiny-emoji-1\nrecipe: default\nbackbone: var\n")
     assert settings_of(out) == TrainConfig()
     assert list(tmp_path.iterdir()) == []
 
