@@ -189,6 +189,7 @@ def evaluate(
     force: bool = False,
     batch_size: int = 16,
     seed: int = 0,
+    notes: Sequence[str] = (),
     identity: str = "",
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
@@ -206,6 +207,7 @@ def evaluate(
         metrics: the figures to compute, of `METRICS`.
         force: go on with fewer pictures than a figure needs.
         seed: of the bootstrap; nothing else is random.
+        notes: warnings to go with the figures.
         identity: what tells this translator from any other, for the ``cache``, in which nothing is kept without it.
 
     Raises:
@@ -267,6 +269,7 @@ def evaluate(
         metrics=metrics,
         nets={use: Net.of(net) for use, net in judges.nets().items()},
         seed=seed,
+        notes=tuple(notes),
     )
 
 
@@ -283,7 +286,7 @@ def compare(
     force: bool = False,
     batch_size: int = 16,
     seed: int = 0,
-    notes: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -326,7 +329,7 @@ def compare(
         metrics=metrics,
         nets={use: Net.of(net) for use, net in judges.nets().items()},
         seed=seed,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

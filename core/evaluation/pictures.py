@@ -42,19 +42,28 @@ def read_set(pictures: PictureList, size: int, limit: int | None = None) -> Pict
     return PictureSet(torch.stack(images), tuple(names), tuple(hashes))
 
 
-def refuse_shared(sets: Mapping[str, PictureSet], *, hint: str = "") -> None:
-    """Raise `DataError` where one picture stands in two of the sets, whatever it is called there."""
+def refuse_shared(sets: Mapping[str, PictureSet], *, tolerated: float = 0.0, hint: str = "") -> tuple[str, ...]:
+    """Raise `DataError` where pictures stand in two of the sets, whatever they are called there.
+
+    Up to a share ``tolerated`` of the smaller set they are only noted, a sentence each pair of sets: a few pictures that
+    a data set holds twice change no figure.
+    """
+    notes = []
     for (one, ours), (other, theirs) in itertools.combinations(sets.items(), 2):
         known = dict(zip(theirs.hashes, theirs.names, strict=True))
         same = [(name, known[h]) for name, h in zip(ours.names, ours.hashes, strict=True) if h in known]
         if same:
             shown = ", ".join(a if a == b else f"{a} = {b}" for a, b in same[:3])
             more = f" and {len(same) - 3} more" if len(same) > 3 else ""
+            if len(same) <= tolerated * min(len(ours.names), len(theirs.names)):
+                notes.append(f"{one} and {other} share {len(same)} pictures: {shown}{more}.")
+                continue
             raise DataError(
                 f"{one} and {other} share {len(same)} pictures: {shown}{more}",
                 expected="different pictures, or the figures come out too good",
                 hint=hint or "take them out of one, or go on with --force",
             )
+    return tuple(notes)
 
 
 def open_folder(folder: Path) -> PictureList:

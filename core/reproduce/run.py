@@ -136,14 +136,13 @@ def judge_run(
     before = read_judgement(folder)
     if before is not None and told.items() <= before.items():
         return
-    found = evaluate_translator(  # force: Noto draws one emoji of the test part just as one of the training part
+    found = evaluate_translator(
         translator,
         dataset,
         judges,
         split=told["split"],
         limit=scale.pictures,
         metrics=METRICS,
-        force=True,
         cache=FeatureCache(),
     )
     seconds = time_pictures(translator, dataset)
