@@ -45,8 +45,8 @@ def read_set(pictures: PictureList, size: int, limit: int | None = None) -> Pict
 def refuse_shared(sets: Mapping[str, PictureSet], *, tolerated: float = 0.0, hint: str = "") -> tuple[str, ...]:
     """Raise `DataError` where pictures stand in two of the sets, whatever they are called there.
 
-    Up to a share ``tolerated`` of the smaller set they are only noted, a sentence each pair of sets: a few pictures that
-    a data set holds twice change no figure.
+    Up to a share ``tolerated`` of the smaller set they are only noted, a sentence each pair of sets: a few pictures
+    that a data set holds twice change no figure.
     """
     notes = []
     for (one, ours), (other, theirs) in itertools.combinations(sets.items(), 2):
