@@ -211,6 +211,8 @@ def _signals() -> Iterator[list[int]]:
     def remember(number: int, frame: FrameType | None) -> None:
         caught.append(number)
         restore()
+        if previous[signal.SIGINT] == signal.SIG_IGN:  # as shells start what runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     for number in previous:
         signal.signal(number, remember)

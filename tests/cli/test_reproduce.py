@@ -14,6 +14,7 @@ import torch
 
 from cyclevar.cli.main import main
 from cyclevar.core import models
+from cyclevar.core.evaluation import evaluate
 from cyclevar.core.reproduce import run as reproduction
 from cyclevar.core.reproduce import tables
 from cyclevar.core.reproduce.tables import Scale
@@ -57,6 +58,7 @@ def run(
     monkeypatch.setenv("CYCLEVAR_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
     monkeypatch.setattr(models, "shipped_weights", lambda family, preset: small_translator / WEIGHTS)
     monkeypatch.setattr(tables, "SCALES", {"micro": MICRO})
+    monkeypatch.setattr(evaluate, "_demand_enough", lambda *_: None)
     monkeypatch.setattr(reproduction, "time_pictures", lambda *_: {"value": 0.1, "low": 0.1, "high": 0.1})
 
     def run(*arguments: object) -> tuple[int, str, str]:

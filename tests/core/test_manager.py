@@ -18,7 +18,7 @@ from cyclevar.core.hookspecs import hookimpl
 
 @hookimpl
 def cyclevar_register(registry):
-    registry.add("loss", "{name}", "math:sqrt", summary="the loss {name}")
+    registry.add("metric", "{name}", "math:sqrt", summary="the metric {name}")
 """
 
 
@@ -63,8 +63,8 @@ def test_a_strangers_plugin_registers_after_ours(install: Callable[..., None]) -
     plugin = manager.plugins[-1]
     assert (plugin.name, plugin.distribution, plugin.version) == ("aaa", "aaa", "1.0")
     assert plugin.hooks == ("cyclevar_register",)
-    assert plugin.registered == (manager.registry.get("loss", "first"),)
-    assert manager.registry.get("loss", "first").owner == "plugin aaa (aaa 1.0)"
+    assert plugin.registered == (manager.registry.get("metric", "first"),)
+    assert manager.registry.get("metric", "first").owner == "plugin aaa (aaa 1.0)"
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_a_strangers_plugin_registers_after_ours(install: Callable[..., None]) -
             "uninstall broken-part",
         ),
         (
-            REGISTER.replace('"loss"', '"los"').format(name="x"),
-            "there is no kind of part named 'los'",
-            "did you mean 'loss'?",
+            REGISTER.replace('"metric"', '"metri"').format(name="x"),
+            "there is no kind of part named 'metri'",
+            "did you mean 'metric'?",
         ),
         (
-            REGISTER.replace('"loss"', '"discriminator"').format(name="patchgan"),
+            REGISTER.replace('"metric"', '"discriminator"').format(name="patchgan"),
             "the discriminator 'patchgan' of plugin broken (broken-part 2.0) is already registered by plugin patchgan",
             "rename one of the two",
         ),
@@ -125,7 +125,7 @@ def test_a_broken_plugin_is_named_and_the_others_work(
     assert reason in failure.reason
     assert way_out in failure.way_out
     assert "\n" not in str(failure)
-    assert manager.registry.names("loss") == ("fine",)
+    assert manager.registry.names("metric") == ("fine",)
     assert "broken" not in [plugin.name for plugin in manager.plugins]
 
 
@@ -135,7 +135,7 @@ def test_a_broken_plugin_leaves_no_hook_behind(install: Callable[..., None]) -> 
         def cyclevar_configure(config):
             return "changed"
     """
-    install("broken", REGISTER.replace('"loss"', '"los"').format(name="x") + textwrap.dedent(code))
+    install("broken", REGISTER.replace('"metric"', '"metri"').format(name="x") + textwrap.dedent(code))
     assert load().fold("cyclevar_configure", "as it was") == "as it was"
 
 
@@ -146,17 +146,17 @@ def test_two_plugins_of_one_name(install: Callable[..., None]) -> None:
     failure = only_failure(manager)
     assert failure.distribution == "bbb 1.0"
     assert failure.reason == "the plugin name 'same' is already taken by aaa"
-    assert manager.registry.names("loss") == ("a",)
+    assert manager.registry.names("metric") == ("a",)
 
 
 def test_switching_off(install: Callable[..., None]) -> None:
     install("aaa", REGISTER.format(name="a"))
     install("bbb", REGISTER.format(name="b"))
     some = load(enabled={"bbb"})
-    assert some.registry.names("loss") == ("b",)
+    assert some.registry.names("metric") == ("b",)
     assert some.disabled == ["aaa"]
     none = load(enabled=set())
-    assert none.registry.names("loss") == ()
+    assert none.registry.names("metric") == ()
     assert none.disabled == ["aaa", "bbb"]
     assert "patchgan" in none.registry.names("discriminator")
 
@@ -178,7 +178,7 @@ def test_the_environment_switches(
         monkeypatch.delenv("CYCLEVAR_PLUGINS", raising=False)
     else:
         monkeypatch.setenv("CYCLEVAR_PLUGINS", value)
-    assert get_manager.__wrapped__().registry.names("loss") == names
+    assert get_manager.__wrapped__().registry.names("metric") == names
 
 
 def test_failures_are_logged_once(install: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
