@@ -26,9 +26,13 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=30)
     given = arguments.parse_args()
     runs: dict[tuple[str, str], list[float]] = {}
-    ready = {
-        (name, mode): Translator.load(find_translator(name), mode=mode) for name in given.translators for mode in MODES
-    }
+    ready = dict[tuple[str, str], Translator]()
+    for name in given.translators:
+        translator = Translator.load(find_translator(name))
+        if translator.model.has_settings:
+            ready |= {(name, mode): Translator.load(find_translator(name), mode=mode) for mode in MODES}
+        else:
+            ready[name, "one pass"] = translator
     for repeat in range(given.repeats + 2):
         for key, translator in ready.items():
             pictures = torch.rand(given.batch, 3, *translator.model.image_size) * 2 - 1
