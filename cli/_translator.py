@@ -16,6 +16,10 @@ ModelOption = Annotated[
         "--model", metavar="RUN_OR_NAME", help="A finished run, a saved translator, or the name of one that ships."
     ),
 ]
+CheckpointOption = Annotated[
+    str,
+    typer.Option("--checkpoint", metavar="best|last", help="Of a run: its best step in validation, or its last."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 ModeOption = Annotated[
     str | None,

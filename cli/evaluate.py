@@ -12,6 +12,7 @@ import typer
 
 from cyclevar.cli._common import AsJson, complain, print_json
 from cyclevar.cli._translator import (
+    CheckpointOption,
     DeviceOption,
     FusionOption,
     ModelOption,
@@ -22,7 +23,7 @@ from cyclevar.cli._translator import (
     open_translator,
 )
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.shipped import DEFAULT, find_translator
+from cyclevar.core.shipped import DEFAULT, find_checkpoint
 
 if TYPE_CHECKING:
     from cyclevar.core.evaluation.evaluate import Evaluation
@@ -34,6 +35,7 @@ SAVED = "evaluation.json"
 
 def command(
     model: ModelOption = DEFAULT,
+    checkpoint: CheckpointOption = "last",
     data: Annotated[
         str,
         typer.Option("--data", metavar="DIR", help="Pictures of both domains (docs/data.md), or of the first."),
@@ -109,7 +111,7 @@ def command(
         )
     if save and generated is not None:
         raise ConfigError("--save keeps the judgement of a run, not of folders", hint="use --json and redirect it")
-    folder = find_translator(model)  # before torch is imported: a wrong name is answered at once
+    folder = find_checkpoint(model, checkpoint)  # before torch is imported: a wrong name is answered at once
 
     from cyclevar.core.evaluation.cache import FeatureCache
     from cyclevar.core.evaluation.evaluate import METRICS, choose_metrics

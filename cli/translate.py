@@ -10,6 +10,7 @@ import typer
 
 from cyclevar.cli._common import complain
 from cyclevar.cli._translator import (
+    CheckpointOption,
     DeviceOption,
     FusionOption,
     ModelOption,
@@ -19,13 +20,14 @@ from cyclevar.cli._translator import (
     describe,
     open_translator,
 )
-from cyclevar.core.shipped import DEFAULT, find_translator
+from cyclevar.core.shipped import DEFAULT, find_checkpoint
 
 
 def command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, or a folder of them, nested or not.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write: a file for one picture, else a folder.")],
     model: ModelOption = DEFAULT,
+    checkpoint: CheckpointOption = "last",
     to: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +56,7 @@ def command(
     Names and sub-folders are kept, and so is the size. What is translated already is skipped. Pictures that cannot be
     read are named at the end, and the exit code is then 1.
     """
-    folder = find_translator(model)  # before torch is imported: a wrong name is answered at once
+    folder = find_checkpoint(model, checkpoint)  # before torch is imported: a wrong name is answered at once
 
     from rich.console import Console
     from rich.progress import track

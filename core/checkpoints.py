@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,19 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a safetensors file that `save_tensors` wrote: its tensors (on the CPU) and its metadata."""
     tensors, header = _read_safetensors(path)
+    return tensors, _parsed(path, header)
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a safetensors file that `save_tensors` wrote, without its tensors."""
+    with _refusing_damage(path), safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+    return _parsed(path, header)
+
+
+def _parsed(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return tensors, {name: json.loads(value) for name, value in header.items()}
+        return {name: json.loads(value) for name, value in header.items()}
     except json.JSONDecodeError as error:
         raise CheckpointError(
             f"the metadata of {path} cannot be read ({error})",
@@ -80,16 +91,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    require_file(path)
-    try:
+    def some(names: Sequence[str]) -> dict[str, Tensor]:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+
+    with _refusing_damage(path):
         with safetensors.safe_open(path, framework="pt") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
-
-        def some(names: Sequence[str]) -> dict[str, Tensor]:
-            with safetensors.safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in names}
-
         return _copied(names, some), metadata
+
+
+@contextlib.contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    require_file(path)
+    try:
+        yield
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({error})",

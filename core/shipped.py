@@ -20,6 +20,9 @@ from cyclevar.core.manager import get_manager
 WEIGHTS, SETTINGS = "model.safetensors", "translator.json"
 """The two files of a translator."""
 
+BEST = "best"
+"""Where a run keeps the translator of its best step, beside that of its last."""
+
 DEFAULT = "noto-fluent"
 """The translator that is meant where none is named."""
 
@@ -29,6 +32,27 @@ TRANSLATORS = Path(__file__).resolve().parents[1] / "translators"
 def shipped_translators() -> dict[str, Path]:
     """Name -> folder of every translator that ships, sorted by name."""
     return {file.parent.name: file.parent for file in sorted(TRANSLATORS.glob(f"*/{SETTINGS}"))}
+
+
+def find_checkpoint(name_or_path: str | Path | None, checkpoint: str) -> Path:
+    """`find_translator`, or with ``checkpoint`` best instead of last the translator of that run's best step.
+
+    Raises:
+        UnknownNameError: neither best nor last.
+        CheckpointError: what was found has no best step: a shipped translator, or a run that ended in the warm-up.
+    """
+    if checkpoint not in (BEST, "last"):
+        raise UnknownNameError("checkpoint", checkpoint, (BEST, "last"))
+    folder = find_translator(name_or_path)
+    if checkpoint == "last":
+        return folder
+    if not (folder / BEST).is_dir():
+        raise CheckpointError(
+            f"{folder} has no translator of a best step",
+            expected="a finished run that was validated after its warm-up",
+            hint="use --checkpoint last",
+        )
+    return _checked(folder / BEST)
 
 
 def find_translator(name_or_path: str | Path | None = None) -> Path:

@@ -8,6 +8,9 @@
     RUN/metrics.jsonl           one JSON object a logged step
     RUN/samples/step-NNNNNNNN.png
     RUN/checkpoints/step-NNNNNNNN.safetensors
+    RUN/checkpoints/best.safetensors    averaged weights of the step with the best validation figures
+    RUN/model.safetensors, RUN/translator.json    the finished translator, after the last step
+    RUN/best/                   the same after the best step
     RUN/evaluation.json         what `cyclevar evaluate --json` printed, where it was kept
     RUN/report.html             all of this to look at
 """
@@ -25,6 +28,7 @@ class RunFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.best_state = self.checkpoints / "best.safetensors"
         self.samples = path / "samples"
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.yaml"

@@ -55,6 +55,14 @@ class Task(ABC):
         """What a person should be told about the figures that `validate` found, a sentence each."""
         return ()
 
+    def score(self, found: Mapping[str, float]) -> float | None:
+        """What the best state is chosen by, lower is better, from what `validate` found; None where none is chosen."""
+        return None
+
+    def averaged(self) -> Parts:
+        """The parts that the best state consists of: all that is used once the training is over."""
+        return {}
+
     def waited(self) -> float:
         """Seconds spent waiting for data since the last call."""
         return 0.0
@@ -124,6 +132,10 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
                 folder.log(line)
                 tracker.log(line)
                 display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+                score, best = task.score(found), folder.best()
+                if score is not None and (best is None or score < best.score):
+                    folder.save_best(step, score, task.averaged())
+                    display.note(f"step {step}: the best so far")
                 for remark in task.remarks(step, found):
                     display.note(f"step {step}: {remark}")
                     if remark not in warned:

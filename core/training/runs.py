@@ -7,14 +7,14 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cyclevar.core.checkpoints import load_tensors, save_tensors, save_text
+from cyclevar.core.checkpoints import load_metadata, load_tensors, save_tensors, save_text
 from cyclevar.core.errors import CheckpointError, ConfigError
 from cyclevar.core.report.files import RunFiles, read_lines
 from cyclevar.core.settings import Settings, flat, load_yaml
@@ -26,6 +26,13 @@ Parts = Mapping[str, nn.Module | Optimizer]
 
 Facts = Mapping[str, str]
 """What decides the outcome of a training besides its settings, such as the fingerprint of the pictures."""
+
+
+class Best(NamedTuple):
+    """Which state did best on the validation pictures; a lower score is better."""
+
+    step: int
+    score: float
 
 
 class RunFolder(RunFiles):
@@ -113,8 +120,27 @@ class RunFolder(RunFiles):
             raise CheckpointError(f"no checkpoint in {self.checkpoints} can be read", hint="start a new run with --out")
         return 0
 
+    def save_best(self, step: int, score: float, parts: Parts) -> None:
+        """Write ``parts`` beside the checkpoints, in place of what was best before."""
+        save_tensors(self.best_state, pack_state(parts), {"step": step, "score": score})
+
+    def best(self) -> Best | None:
+        """What `save_best` wrote last; None where there is nothing, or, with a warning, where it is damaged."""
+        if not self.best_state.exists():
+            return None
+        try:
+            metadata = load_metadata(self.best_state)
+            return Best(int(metadata["step"]), float(metadata["score"]))
+        except (CheckpointError, KeyError, ValueError) as error:
+            _log.warning("%s is damaged and is not used (%s)", self.best_state, error)
+            return None
+
+    def restore_best(self, parts: Parts) -> None:
+        """Load what `save_best` wrote. Raises `CheckpointError` where it is missing, damaged or does not fit."""
+        unpack_state(parts, load_tensors(self.best_state)[0], what=str(self.best_state))
+
     def saved(self) -> list[Path]:
-        """The checkpoints, oldest first."""
+        """The checkpoints, oldest first; the best state is none of them."""
         return sorted(self.checkpoints.glob("step-*.safetensors"))
 
 

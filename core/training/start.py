@@ -22,7 +22,7 @@ from cyclevar.core.models import open_model
 from cyclevar.core.names import strip_prefix
 from cyclevar.core.picture_model import PictureModel
 from cyclevar.core.report.machine import describe_machine
-from cyclevar.core.shipped import WEIGHTS, shipped_weights
+from cyclevar.core.shipped import BEST, WEIGHTS, shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
 from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.loop import Display, Task, run
@@ -151,8 +151,16 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
     display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, display):
         run(task, folder, config.loop, display, tracker)
-    model = task.finished()
-    Translator(model, domains=dataset.domains, targets=targets, config=config.translation).save(out)
+
+    def save(model: PictureModel, where: Path) -> None:
+        Translator(model, domains=dataset.domains, targets=targets, config=config.translation).save(where)
+
+    best = folder.best()
+    save(task.finished(copied=best is not None), out)
+    if best is not None:
+        folder.restore_best(task.averaged())
+        save(task.finished(), out / BEST)
+        display.note(f"best in validation was step {best.step}: {out / BEST} (--checkpoint best)")
     return out
 
 

@@ -9,6 +9,7 @@ The stages follow one step counter, so that a run resumes wherever it stopped::
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
@@ -147,12 +148,15 @@ class TranslatorTask(Task):
             "progress": self.progress,
         }
 
-    def finished(self) -> PictureModel:
-        """The model with the averaged weights, adapters merged; nothing can be trained further."""
-        self.model.translates.load_state_dict(self.ema.module.state_dict())
-        if self.adapters:
-            self.adapters.merge()
-        return self.model
+    def finished(self, *, copied: bool = False) -> PictureModel:
+        """The model with the averaged weights, adapters merged; unless ``copied``, nothing can be trained further."""
+        model, adapters = self.model, self.adapters
+        if copied:
+            model, adapters = copy.deepcopy((model, adapters))
+        model.translates.load_state_dict(self.ema.module.state_dict())
+        if adapters:
+            adapters.merge()
+        return model
 
     def frozen_judge(self) -> str:
         """What the discriminators look with, where it came from a file."""
@@ -343,6 +347,15 @@ class TranslatorTask(Task):
             found[f"change_{direction}"] = float((outputs - trip).abs().mean())
             found[f"identity_change_{direction}"] = float((same - trip[:32]).abs().mean())
         return found
+
+    def score(self, found: Mapping[str, float]) -> float | None:
+        """The mean KID-rt of both directions, once the generator learns to translate: before, it only copies."""
+        if self.progress.get_buffer("adversarial_since") < 0:
+            return None
+        return (found["kid_rt_ab"] + found["kid_rt_ba"]) / 2
+
+    def averaged(self) -> Parts:
+        return {"ema": self.parts()["ema"]}
 
     def remarks(self, step: int, found: Mapping[str, float]) -> Sequence[str]:
         since = int(self.progress.get_buffer("adversarial_since"))

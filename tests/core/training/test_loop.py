@@ -22,7 +22,7 @@ from cyclevar.core.config import LoopConfig, TrainConfig
 from cyclevar.core.errors import CyclevarError
 from cyclevar.core.training import loop
 from cyclevar.core.training.loop import Display, DivergenceError, StoppedError, Task, run
-from cyclevar.core.training.runs import Parts, RunFolder
+from cyclevar.core.training.runs import Best, Parts, RunFolder
 from cyclevar.core.training.trackers import Tracker
 
 LOOP = LoopConfig(steps=12, log_every=2, validate_every=4, sample_every=6, save_every=5)
@@ -282,3 +282,50 @@ def test_a_tracker_is_told_what_the_log_is_told(folder: RunFolder, display: Any)
     with pytest.raises(RuntimeError, match="power cut"):
         run(Counting(fall_over), folder, LOOP.model_copy(update={"steps": 20}), display, last := Remembering())
     assert last.told == [14, "finish"]
+
+
+class Judged(Counting):
+    """Its scores are given, one a validation."""
+
+    def __init__(self, *scores: float | None, at: Callable[[int], None] = lambda step: None) -> None:
+        super().__init__(at)
+        self.scores = scores
+
+    def score(self, found: Mapping[str, float]) -> float | None:
+        return self.scores[int(found["total"]) // 4 - 1]
+
+    def averaged(self) -> Parts:
+        return {"net": self.net}
+
+
+def test_the_best_state_is_kept_whatever_comes_later(folder: RunFolder, display: Any) -> None:
+    task = Judged(3.0, 1.0, 2.0)
+    run(task, folder, LOOP, display)
+    assert folder.best() == Best(8, 1.0)
+    assert [note for note in display.notes if "best" in note] == ["step 4: the best so far", "step 8: the best so far"]
+    folder.restore_best(task.averaged())
+    assert task.validate(0)["total"] == 8
+
+
+def test_without_a_score_there_is_no_best_state(folder: RunFolder, display: Any) -> None:
+    run(Judged(None, None, None), folder, LOOP, display)
+    assert folder.best() is None
+    assert not folder.best_state.exists()
+
+
+def test_a_resumed_run_knows_its_best_state(folder: RunFolder, display: Any) -> None:
+    def fall_over(step: int) -> None:
+        if step == 10:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(Judged(1.0, 2.0, 1.5, at=fall_over), folder, LOOP, display)
+    run(Judged(1.0, 2.0, 1.5), folder, LOOP, display)
+    assert folder.best() == Best(4, 1.0)
+
+
+def test_a_damaged_best_state_is_none(folder: RunFolder, display: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run(Judged(1.0, 2.0, 3.0), folder, LOOP, display)
+    folder.best_state.write_bytes(folder.best_state.read_bytes()[:20])
+    assert folder.best() is None
+    assert "is damaged and is not used" in caplog.text
