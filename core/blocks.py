@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,12 +78,9 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, plan: AttentionPlan, cache: KeyValueCache | None, layer: int, rotary: Rotary | None = None
     ) -> Tensor:
-        query, key, value = self.qkv(x).chunk(3, dim=-1)
-        query, value = query + self.query_bias.to(query.dtype), value + self.value_bias.to(value.dtype)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in (query, key, value))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in self.project(x))
         if self.qk_norm:
-            scale = self.log_scale.clamp_max(MAX_LOG_SCALE).exp().view(1, 1, self.heads, 1)
-            query, key = F.normalize(query, dim=-1) * scale, F.normalize(key, dim=-1)
+            query, key = F.normalize(query, dim=-1) * self.head_scale(), F.normalize(key, dim=-1)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         query, key = query.to(value.dtype), key.to(value.dtype)
@@ -90,6 +88,15 @@ class SelfAttention(nn.Module):
             key, value = cache.extend(layer, key, value)
         mixed: Tensor = self.out(attend(query, key, value, plan, self.scale).flatten(2))
         return mixed
+
+    def project(self, x: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values, each ``[B,l,width]``."""
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        return query + self.query_bias.to(query.dtype), key, value + self.value_bias.to(value.dtype)
+
+    def head_scale(self) -> Tensor:
+        """The learned scale of the normalized queries, ``[1,1,H,1]``."""
+        return self.log_scale.clamp_max(MAX_LOG_SCALE).exp().view(1, 1, self.heads, 1)
 
 
 class TextAttention(nn.Module):
@@ -160,8 +167,11 @@ class AdaLNBlock(nn.Module):
     def modulate(self, condition: Tensor) -> Tensor:
         """The six vectors ``[B,1,6,width]``.
 
-        ``condition``: the condition vector ``[B,width]``, or the shared map of it, ``[B,6*width]``.
+        ``condition``: the condition vector ``[B,width]``, or the shared map of it, ``[B,6*width]``; what this gave
+        before is given back.
         """
+        if condition.ndim == 4:
+            return condition
         if self.shared_modulation:
             return self.modulation_offset + condition.view(-1, 1, 6, self.width)
         six: Tensor = self.modulation(F.silu(condition)).view(-1, 1, 6, self.width)
@@ -196,3 +206,8 @@ class AdaLNBlock(nn.Module):
             return branch
         kept = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1 - self.drop_path)
         return branch * kept / (1 - self.drop_path)
+
+
+def modulations(blocks: Iterable[nn.Module], condition: Tensor) -> tuple[Tensor, ...]:
+    """What `AdaLNBlock.modulate` makes of one condition in every block."""
+    return tuple(block.modulate(condition) for block in blocks if isinstance(block, AdaLNBlock))

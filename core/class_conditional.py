@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.attention import Visibility, plan_attention
-from cyclevar.core.blocks import AdaLNBlock, modulated_logits
+from cyclevar.core.blocks import AdaLNBlock, modulated_logits, modulations
 from cyclevar.core.cache import KeyValueCache
 from cyclevar.core.config import ClassConditionalConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
@@ -104,6 +105,14 @@ class ClassConditionalBackbone(Backbone):
             raise ConfigError(f"class {target} is out of range", expected=f"0 to {self.config.classes - 1}")
         return target
 
+    def prepared(self, condition: Condition) -> Condition:
+        return replace(condition, modulation=modulations(self.blocks, self._shared(condition)))
+
+    def _shared(self, condition: Condition) -> Tensor:
+        """What every block is told of the condition: its vector, or the map of it that all share."""
+        shared: Tensor = condition.vector
+        return self.modulation(F.silu(shared)) if self.config.shared_adaln else shared
+
     def domain_parameters(self) -> Sequence[nn.Parameter]:
         return (self.domain_embedding,)
 
@@ -136,9 +145,9 @@ class ClassConditionalBackbone(Backbone):
         )
         visibility = visibility or (cache.visibility if cache else Visibility.causal(len(schedule)))
         plan = plan_attention(schedule, visibility, scales, cache.kept if cache else (), self.attention_backend)
-        shared = self.modulation(F.silu(condition.vector)) if self.config.shared_adaln else condition.vector
+        told = condition.modulation or [self._shared(condition)] * self.depth
         for layer, block in enumerate(self.blocks):
-            x = self.run_block(block, x, shared, plan, cache, layer)
+            x = self.run_block(block, x, told[layer], plan, cache, layer)
         if cache is not None:
             cache.commit(scales)
         return modulated_logits(x, condition.vector, self.head_modulation, self.head, self.config.norm_eps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,8 @@ def generate(
     top_ks, top_ps = _per_scale(sampling, "top_k", schedule), _per_scale(sampling, "top_p", schedule)
     guided = any(strength != sampling.no_guidance for strength in strengths)
     cache = KeyValueCache(backbone.depth, schedule)
+    null = backbone.prepared(condition.null) if guided and condition.null is not None else None
+    condition = replace(backbone.prepared(condition), null=null)
     state = tokenizer.begin(len(condition), schedule)
     all_codes, all_logits = [], []
     for scale, size in enumerate(schedule.sizes):

@@ -74,13 +74,15 @@ class Condition:
     """What the backbone is told about the target domain, one row per picture.
 
     ``vector``: float ``[B,D]``; ``tokens``: float ``[B,T,D_text]`` or None, of which the first ``lengths`` (int64
-    ``[B]``) count; ``null``: the same for "no condition", which guidance contrasts with.
+    ``[B]``) count; ``null``: the same for "no condition", which guidance contrasts with; ``modulation``: what
+    `Backbone.prepared` made of it, one tensor a block.
     """
 
     vector: Tensor
     tokens: Tensor | None = None
     lengths: Tensor | None = None
     null: Condition | None = None
+    modulation: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return self.vector.shape[0]
@@ -89,11 +91,13 @@ class Condition:
         """The batch doubled: every row with its condition, then every row with the null condition."""
         if self.null is None:
             raise ValueError("this condition has no null counterpart")
-        joined: dict[str, Tensor | None] = {}
+        joined: dict[str, Tensor] = {}
         for field in fields(self):
             mine, other = getattr(self, field.name), getattr(self.null, field.name)
-            joined[field.name] = torch.cat([mine, other]) if isinstance(mine, Tensor) else None
-        return Condition(**joined)  # type: ignore[arg-type]
+            if isinstance(mine, Tensor):
+                joined[field.name] = torch.cat([mine, other])
+        both = zip(self.modulation, self.null.modulation, strict=False)
+        return Condition(**joined, modulation=tuple(torch.cat(pair) for pair in both))  # type: ignore[arg-type]
 
     def dropped(self, rows: Tensor) -> Condition:
         """The condition with the null condition in the given rows (bool ``[B]``): dropout for guidance."""
@@ -304,6 +308,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def condition(self, targets: Targets) -> Condition:
         """Class ids, domain names or prompts, one per picture, with the null condition attached."""
+
+    def prepared(self, condition: Condition) -> Condition:
+        """The condition with what all calls of `forward` would compute of it alike: worth it for more than one."""
+        return condition
 
     @abstractmethod
     def forward(

@@ -110,6 +110,7 @@ def _serial_native(
     """
     tokenizer, schedule, a = model.tokenizer, model.schedule, config.fusion
     cache = KeyValueCache(model.backbone.depth, schedule, _visibility(model, config))
+    condition = _prepared(model, condition)
     state, feature = tokenizer.begin(len(condition), schedule), None
     maps, logits = [], []
     for scale in range(len(schedule)):
@@ -129,6 +130,7 @@ def _serial_literal(
     """Algorithm 1 as printed: predictions and source are blended at the size of each scale, then upsampled."""
     tokenizer, schedule, a = model.tokenizer, model.schedule, config.fusion
     cache = KeyValueCache(model.backbone.depth, schedule, _visibility(model, config))
+    condition = _prepared(model, condition)
     read: Tensor | None = None
     maps, logits = [], []
     predicted = context[0]
@@ -144,6 +146,10 @@ def _serial_literal(
 def _relax(model: Model, logits: Tensor, config: TranslationConfig) -> Tensor:
     gumbel = config.gumbel and model.training
     return model.tokenizer.quantizer.relax(logits, config.temperature, gumbel)
+
+
+def _prepared(model: Model, condition: Condition) -> Condition:
+    return condition if condition.modulation else model.backbone.prepared(condition)
 
 
 def _visibility(model: Model, config: TranslationConfig) -> Visibility:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from cyclevar.core.attention import Visibility, attend_to_text, plan_attention
-from cyclevar.core.blocks import AdaLNBlock, Text, exact, half_if, modulated_logits
+from cyclevar.core.blocks import AdaLNBlock, Text, exact, half_if, modulated_logits, modulations
 from cyclevar.core.cache import KeyValueCache
 from cyclevar.core.config import SamplingConfig
 from cyclevar.core.errors import ConfigError
@@ -156,6 +157,12 @@ class InfinityBackbone(Backbone):
         one, other = (self._encode(text, lengths, rows) for text in (own, null))
         return Condition(one.vector, one.tokens, one.lengths, null=other)
 
+    def prepared(self, condition: Condition) -> Condition:
+        return replace(condition, modulation=modulations(self.blocks, self._shared(condition)))
+
+    def _shared(self, condition: Condition) -> Tensor:
+        return exact(self.modulation, F.silu(condition.vector))
+
     def _prompt(self, target: int | str) -> str:
         if not isinstance(target, str):
             raise ConfigError(f"{target} is a number", expected="a prompt, or the name of a domain")
@@ -260,16 +267,16 @@ class InfinityBackbone(Backbone):
         )
         visibility = visibility or (cache.visibility if cache else Visibility.causal(len(schedule)))
         plan = plan_attention(schedule, visibility, scales, cache.kept if cache else (), self.attention_backend)
-        shared = exact(self.modulation, F.silu(condition.vector))
+        told = condition.modulation or [self._shared(condition)] * self.depth
         sizes = [schedule.sizes[k] for k in scales]
         table = rotary_table(sizes, schedule.full, self.config.width // self.config.heads, self.config.rotary)
         rotary = table[0].to(x.device), table[1].to(x.device)
         assert condition.tokens is not None
         assert condition.lengths is not None
         text = Text(condition.tokens, _present(condition.lengths, condition.tokens.shape[1]))
-        with half_if(self.blocks[0].get_parameter("attention.qkv.weight")):
+        with half_if(self.head.weight):
             for layer, block in enumerate(self.blocks):
-                x = self.run_block(block, x, shared, plan, cache, layer, rotary, text)
+                x = self.run_block(block, x, told[layer], plan, cache, layer, rotary, text)
                 if layer in mixed:
                     own, null = x.chunk(2)
                     x = (strength * own + (1 - strength) * null).repeat(2, 1, 1)
