@@ -32,6 +32,7 @@ COMMANDS = {
     "pretrain": "cyclevar.cli.pretrain:command",
     "report": "cyclevar.cli.report:command",
     "reproduce": "cyclevar.cli.reproduce:command",
+    "bench": "cyclevar.cli.bench:command",
     "models": "cyclevar.cli.models:command",
     "plugins": "cyclevar.cli.plugins:command",
 }

@@ -1,0 +1,50 @@
+"""What is to be timed. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from cyclevar.core.errors import ConfigError
+from cyclevar.core.models import Listed, list_models
+from cyclevar.core.settings import Settings
+
+Mode = Literal["parallel", "serial", "generate", "train"]
+
+
+class BenchConfig(Settings):
+    """``cyclevar bench``. Without weights the model has random ones: time does not depend on them."""
+
+    mode: Mode = "parallel"
+    backbone: str = "var"
+    preset: str
+    weights: str | None = None
+    """A model file or a run folder; None for random weights."""
+    size: PositiveInt | None = None
+    """Side of the pictures in pixels; None for the model's own."""
+    schedule: str | None = None
+    """Sizes of the scales for random weights; None for the model's own."""
+    batch: PositiveInt = 1
+    """Pictures in a pass; in training, of each domain."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bf16"] = "auto"
+    """``auto``: bf16 on a GPU that has it, else float32. Training keeps its weights in float32."""
+    attention: str = "auto"
+    compile: bool = False
+    int8: bool = False
+
+
+def default_preset(backbone: str) -> str:
+    """The smallest preset of a family with published weights, or its first one. Raises UnknownNameError."""
+    from cyclevar.core.published import family_config
+
+    family_config(backbone)
+    own = [listed for listed in list_models() if listed.family == backbone]
+    if not own:
+        raise ConfigError(f"the family {backbone} has no presets", hint="name one with --preset")
+    return min([one for one in own if one.files] or own[:1], key=_parameters).preset
+
+
+def _parameters(listed: Listed) -> int:
+    return listed.measures.backbone
