@@ -78,8 +78,8 @@ def compile_parts(model: Model) -> Model:
 class PhaseUpsample(nn.Module):
     """`Upsample` without the doubled input: each of the four pixels of a cell is a 2x2 convolution of the small map.
 
-    After nearest-neighbour doubling the three taps of a row fall on two input cells, so two of them can be added before:
-    2.25 times fewer multiplications, the same sums.
+    After nearest-neighbour doubling the three taps of a row fall on two input cells, so two can be added before: 2.25
+    times fewer multiplications, the same sums.
     """
 
     def __init__(self, upsample: Upsample) -> None:

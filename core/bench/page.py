@@ -17,10 +17,10 @@ from cyclevar.core.errors import ConfigError
 def describe(result: BenchResult) -> RenderableType:
     """The result for a terminal: a table of the stages, and what else is to be known in a few lines."""
     compared = result.total.plain_seconds is not None
-    columns = ["stage", "ms", "share", "GFLOP", "GFLOP/s", "of ceiling", *(["plain ms", "times faster"] * compared)]
-    table = Table(*columns)
+    columns = ["stage", "ms", "share", "GFLOP", "GFLOP/s", "of ceiling", *(["plain ms", "faster"] * compared)]
+    table = Table(*columns, padding=(0, 0), pad_edge=False)
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for stage in (*result.stages, result.total):
         if stage is result.total:
             table.add_section()
@@ -52,7 +52,7 @@ def _title(result: BenchResult) -> str:
         f"{config.backbone} {config.preset}, {config.mode}, {height}x{width} pixels, batch {config.batch}",
         ", ".join([result.dtype, *extras]),
         f"{result.machine['device']} ({where}, {result.machine['threads']} threads)",
-        f"median [quartiles] of {result.rounds} rounds",
+        f"median ±half the distance of the quartiles of {result.rounds} rounds",
     ]
     return "; ".join(parts)
 
@@ -74,11 +74,16 @@ def _notes(result: BenchResult) -> list[str]:
 
 
 def _milliseconds(seconds: Spread) -> str:
-    return " ".join([f"{1e3 * seconds.median:,.1f}", f"[{1e3 * seconds.low:,.1f}, {1e3 * seconds.high:,.1f}]"])
+    return f"{1e3 * seconds.median:,.1f} {_around(seconds)}"
 
 
 def _ratio(ratio: Spread) -> str:
-    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"{ratio.median:.2f} {_around(ratio)}"
+
+
+def _around(spread: Spread) -> str:
+    """Half the distance of the quartiles, as a share of the median."""
+    return f"±{(spread.high - spread.low) / 2 / spread.median:.0%}"
 
 
 def read(path: Path) -> BenchResult:

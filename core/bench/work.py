@@ -20,7 +20,6 @@ from cyclevar.core.inference import compile_parts, for_inference
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model, build
 from cyclevar.core.models import open_model
-from cyclevar.core.published import family_config
 from cyclevar.core.translator import choose_device
 
 REST = {
