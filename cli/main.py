@@ -19,6 +19,7 @@ import typer.core
 import typer.main
 
 from cyclevar.cli._common import complain
+from cyclevar.core.allocator import keep_freed_memory
 from cyclevar.core.errors import CyclevarError, UnknownNameError
 from cyclevar.core.manager import get_manager
 
@@ -128,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     app = typer.Typer(rich_markup_mode=None)
     app.callback(cls=Commands, invoke_without_command=True)(_root)
+    keep_freed_memory()
     log, lines = logging.getLogger("cyclevar"), _Lines()
     log.addHandler(lines)
     try:

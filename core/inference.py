@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,10 @@ class InferenceModel(Model):
             self._prepared[wanted] = self.backbone.prepared(super().condition(targets))
         return self._prepared[wanted]
 
+    def save(self, path: str | Path, *, half: bool = False, extra: Mapping[str, Any] | None = None) -> None:
+        """Raises `ConfigError`: what is here has another shape than what a file holds."""
+        raise ConfigError("a model for inference cannot be saved", expected="the model that it was made of")
+
 
 @torch.no_grad()
 def for_inference(model: Model, *, int8: bool = False, dtype: torch.dtype = torch.float32) -> InferenceModel:
@@ -50,7 +55,7 @@ def for_inference(model: Model, *, int8: bool = False, dtype: torch.dtype = torc
     if int8 and model.device.type != "cpu":
         raise ConfigError("int8 linear layers run on a CPU only", hint="leave int8 out, or use --device cpu")
     kept = () if dtype != torch.float32 else (*model.parameters(), *model.buffers())
-    changed: Model = copy.deepcopy(model, {id(tensor): tensor for tensor in kept})  # type: ignore[arg-type]
+    changed: Model = copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
     changed.to(dtype).eval()
     _replace(changed.tokenizer, Upsample, PhaseUpsample)
     _replace(changed.backbone, SelfAttention, FoldedAttention)

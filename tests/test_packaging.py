@@ -22,7 +22,7 @@ LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 
 FLOORS = (
     ("errors",),
-    ("hub", "schedule", "settings"),
+    ("allocator", "hub", "schedule", "settings"),
     ("attention", "augment", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
     (
         "autoencoder",
@@ -32,6 +32,7 @@ FLOORS = (
         "discriminators",
         "direct",
         "features",
+        "inference",
         "manager",
         "model",
         "models",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import resource
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,7 +34,7 @@ class Worker:
             raise CyclevarError(
                 f"the timed process ended by itself (exit code {self._process.exitcode})",
                 expected="enough memory for the model and its activations",
-                hint="use a smaller --preset, --size or --batch; `cyclevar estimate` tells what they need",
+                hint="use a smaller --preset, --size or --batch",
             ) from error
         if isinstance(answer, BaseException):
             raise answer
@@ -92,8 +91,7 @@ def _serve(pipe: Connection, config: BenchConfig, plain: bool) -> None:
             except torch.OutOfMemoryError as error:
                 answer = CyclevarError(
                     f"the GPU has too little memory ({str(error).splitlines()[0]})",
-                    hint="use a smaller --preset, --size or --batch, or --dtype bf16; "
-                    "`cyclevar estimate` tells what they need",
+                    hint="use a smaller --preset, --size or --batch, or --dtype bf16",
                 )
             except MemoryError as error:
                 answer = CyclevarError(f"there is too little memory ({error})", hint="use a smaller --batch")
@@ -139,5 +137,7 @@ def peak_bytes(device: Any) -> int:
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

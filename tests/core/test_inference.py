@@ -1,0 +1,125 @@
+"""A model rearranged for inference makes the same pictures, and leaves the one it came from alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Literal
+
+import pytest
+import torch
+
+from cyclevar.core.autoencoder import Upsample
+from cyclevar.core.config import TranslationConfig
+from cyclevar.core.errors import ConfigError
+from cyclevar.core.generation import generate
+from cyclevar.core.inference import Int8Linear, PhaseUpsample, for_inference
+from cyclevar.core.model import Model
+from cyclevar.core.shipped import find_translator
+from cyclevar.core.translator import Translator
+
+SHIPPED = ("noto-fluent", "noto-fluent-infinity", "noto-fluent-flexvar")
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def translator(request: pytest.FixtureRequest) -> Translator:
+    return Translator.load(find_translator(request.param))
+
+
+def pictures(translator: Translator, count: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(count, 3, *translator.model.image_size, generator=generator) * 2 - 1
+
+
+@pytest.mark.parametrize("mode", ["parallel", "serial"])
+def test_translations_are_the_same(translator: Translator, mode: Literal["parallel", "serial"]) -> None:
+    config = translator.config.model_copy(update={"mode": mode})
+    plain = Translator(translator.model, domains=translator.domains, targets=translator.targets, config=config)
+    images = pictures(translator)
+    expected = plain(images, plain.domains[1])
+    torch.testing.assert_close(plain.for_inference()(images, plain.domains[1]), expected, atol=1e-4, rtol=0)
+
+
+def test_generated_pictures_are_the_same(translator: Translator) -> None:
+    model = translator.model
+    assert isinstance(model, Model)
+    fast, targets = for_inference(model), [translator.targets[0]] * 2
+    expected = generate(model, model.condition(targets), top_k=1).image
+    torch.testing.assert_close(generate(fast, fast.condition(targets), top_k=1).image, expected, atol=1e-4, rtol=0)
+
+
+def test_int8_comes_close(translator: Translator) -> None:
+    images, target = pictures(translator), translator.domains[1]
+    difference = (translator.for_inference(int8=True)(images, target) - translator(images, target)).abs()
+    assert 0 < difference.mean() < 0.01
+
+
+def test_the_model_stays_as_it_was(translator: Translator) -> None:
+    model = translator.model
+    assert isinstance(model, Model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fast = for_inference(model)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    shared = {tensor.data_ptr() for tensor in model.backbone.parameters()}
+    assert any(tensor.data_ptr() in shared for tensor in fast.backbone.parameters())
+    config = TranslationConfig()
+    context = model.encode(pictures(translator, 1))
+    model.translate(context, model.condition([translator.targets[1]]), config).image.sum().backward()
+    assert any(parameter.grad is not None for parameter in model.backbone.parameters())
+    model.zero_grad(set_to_none=True)
+
+
+def test_half_precision(translator: Translator) -> None:
+    model = translator.model
+    assert isinstance(model, Model)
+    half = for_inference(model, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        context = half.encode(pictures(translator).bfloat16())
+        made = half.translate(context, half.condition([translator.targets[1]] * 2), translator.config).image
+    assert made.isfinite().all()
+
+
+def test_conditions_are_computed_once(translator: Translator) -> None:
+    model = translator.model
+    assert isinstance(model, Model)
+    fast = for_inference(model)
+    first = fast.condition([translator.targets[0]])
+    assert fast.condition([translator.targets[0]]) is first
+    assert fast.condition([translator.targets[1]]) is not first
+    assert len(first.modulation) == model.backbone.depth
+
+
+def test_it_cannot_be_saved(translator: Translator) -> None:
+    with pytest.raises(ConfigError, match="cannot be saved"):
+        translator.for_inference().model.save("nowhere.safetensors")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5)])
+def test_upsampling_by_phases(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    upsample = Upsample(4).double()
+    maps = torch.randn(2, 4, *size, dtype=torch.float64)
+    torch.testing.assert_close(PhaseUpsample(upsample)(maps), upsample(maps))
+
+
+def test_int8_linear_by_hand() -> None:
+    linear = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[127.0, -64.0]]))
+        linear.bias.fill_(0.5)
+        made = Int8Linear(linear)(torch.tensor([[0.0, 127.0], [127.0, 0.0]]))  # both fit 7 bits exactly
+    torch.testing.assert_close(made, torch.tensor([[-64 * 127 + 0.5], [127 * 127 + 0.5]]))
+
+
+def test_kept_memory_is_glibc_alone() -> None:
+    code = "from cyclevar.core.allocator import keep_freed_memory as keep; print(keep())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == str(sys.platform.startswith("linux") and _glibc())
+
+
+def _glibc() -> bool:
+    import platform
+
+    return platform.libc_ver()[0] == "glibc"
