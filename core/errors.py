@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -47,6 +48,17 @@ class CyclevarError(Exception):
             parts.append(hint.rstrip("."))
         message = "; ".join(parts)
         super().__init__(message if message.endswith("?") else message + ".")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that an error can be sent from process to process, whatever its class is made with."""
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[CyclevarError], arguments: tuple[Any, ...], state: dict[str, Any]) -> CyclevarError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    vars(error).update(state)
+    return error
 
 
 class ConfigError(CyclevarError):

@@ -131,13 +131,15 @@ class FoldedAttention(SelfAttention):
             attention.out,
         )
         bias = torch.cat([attention.query_bias, torch.zeros_like(attention.query_bias), attention.value_bias])
-        self.qkv = nn.Linear(*attention.qkv.weight.T.shape, device="meta")
+        rows, width = attention.qkv.weight.shape
+        self.qkv = nn.Linear(width, rows, device="meta")
         self.qkv.weight, self.qkv.bias = attention.qkv.weight, nn.Parameter(bias)
         if self.qk_norm:
             self.register_buffer("head_scales", attention.head_scale())
 
     def project(self, x: Tensor) -> Sequence[Tensor]:
-        return self.qkv(x).chunk(3, dim=-1)
+        parts: Sequence[Tensor] = self.qkv(x).chunk(3, dim=-1)
+        return parts
 
     def head_scale(self) -> Tensor:
         return self.head_scales

@@ -99,7 +99,7 @@ def bench(
             facts = fast.ask("facts")
             picture = None if alone else fast.ask("picture")
             plain_facts = None if alone else straight.ask("facts")
-    reached = {name: statistics.median(one[name] for one in ceilings) for name in ceilings[0]}
+    reached: dict[str, float] = {name: statistics.median(one[name] for one in ceilings) for name in ceilings[0]}
 
     def ceiling(name: str) -> float:
         return reached["convolution" if name in CONVOLVED else "matrix product"]

@@ -83,10 +83,11 @@ class StageClock:
 @contextlib.contextmanager
 def watched(model: Model, clock: StageClock) -> Iterator[None]:
     """Let the clock see the calls of a model's encoder, backbone and decoder."""
-    parts = [(model.tokenizer, "encode"), (model.backbone, "forward"), (model.tokenizer, "decode")]
+    parts: list[tuple[nn.Module, str, str]] = [(model.tokenizer, name, name) for name in ("encode", "decode")]
+    parts += [(model.backbone, name, "backbone") for name in ("forward", "guided")]
     with contextlib.ExitStack() as undo:
-        for owner, name in parts:
-            undo.enter_context(_wrapped(owner, name, clock, "backbone" if name == "forward" else name))
+        for owner, name, stage in parts:
+            undo.enter_context(_wrapped(owner, name, clock, stage))
         yield
 
 

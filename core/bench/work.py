@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ class Work:
 def _open(config: BenchConfig) -> Model:
     if config.weights is not None:
         return open_model(config.backbone, config.preset, weights=config.weights)
-    changes = {} if config.schedule is None else {"schedule": config.schedule}
+    changes: dict[str, Any] = {} if config.schedule is None else {"schedule": config.schedule}
     return build(config.backbone, config.preset, **changes)
 
 

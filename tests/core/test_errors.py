@@ -34,3 +34,12 @@ def test_every_error_is_in_the_tree_and_in_its_drawing(name: str) -> None:
     assert issubclass(getattr(errors, name), CyclevarError)
     assert name in (errors.__doc__ or "")
     assert getattr(errors, name).exit_code == 2
+
+
+def test_errors_go_from_process_to_process() -> None:
+    import pickle
+
+    error = UnknownNameError("preset", "d17", ["d16", "d20"])
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is UnknownNameError
+    assert (str(copy), copy.name, copy.known, copy.hint) == (str(error), "d17", ["d16", "d20"], error.hint)
