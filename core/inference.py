@@ -72,6 +72,8 @@ def for_inference(model: Model, *, int8: bool = False, dtype: torch.dtype = torc
 
 def compile_parts(model: Model) -> Model:
     """Let `torch.compile` compile encoder, backbone and decoder on their first call, on a GPU into CUDA graphs."""
+    # Its answers never change in a process, so that tracing through the cache in core/attention.py loses nothing.
+    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     mode = "reduce-overhead" if model.device.type == "cuda" else None
     tokenizer = model.tokenizer
     for name in ("encode", "decode"):

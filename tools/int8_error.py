@@ -20,9 +20,8 @@ PICTURES = 32
 def main() -> None:
     pictures = open_dataset("emoji").test
     assert pictures is not None
-    print(
-        "| translator | mean difference | 99.9 % below | largest | translation against source, mean |\n|---|---|---|---|---|"
-    )
+    print("| translator | mean difference | 99.9 % below | largest | translation against source, mean |")
+    print("|---|---|---|---|---|")
     for name in sys.argv[1:] or shipped_translators():
         translator = Translator.load(find_translator(name))
         if not translator.model.has_settings:
