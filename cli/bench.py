@@ -26,7 +26,7 @@ def command(
     backbone: Annotated[str, typer.Option("--backbone", metavar="NAME", help="The family of models.")] = "var",
     preset: Annotated[
         str | None,
-        typer.Option("--preset", metavar="NAME", help="Its size.  [default: the smallest that was published]"),
+        typer.Option("--preset", metavar="NAME", help="Its size.  [default: the smallest from 256 pixels on]"),
     ] = None,
     weights: Annotated[
         str | None,

@@ -30,9 +30,8 @@ def run(way: str, family: str, preset: str, path: str) -> tuple[float, int]:
     else:
         model = build(family, preset)
         model.load_state(load_tensors(Path(path))[0], what=path)
-    _ = float(
-        sum(parameter.detach().sum() for parameter in model.parameters())
-    )  # a mapped file is read when it is used
+    # A mapped file is read when it is used.
+    _ = float(sum(parameter.detach().sum() for parameter in model.parameters()))
     return time.perf_counter() - begun, peak_bytes(torch.device("cpu"))
 
 

@@ -36,14 +36,14 @@ class BenchConfig(Settings):
 
 
 def default_preset(backbone: str) -> str:
-    """The smallest preset of a family with published weights, or its first one. Raises UnknownNameError."""
+    """The smallest preset of a family that makes pictures of 256 pixels or more. Raises UnknownNameError."""
     from cyclevar.core.published import family_config
 
     family_config(backbone)
     own = [listed for listed in list_models() if listed.family == backbone]
     if not own:
         raise ConfigError(f"the family {backbone} has no presets", hint="name one with --preset")
-    return min([one for one in own if one.files] or own[:1], key=_parameters).preset
+    return min([one for one in own if min(one.size) >= 256] or own[:1], key=_parameters).preset
 
 
 def _parameters(listed: Listed) -> int:

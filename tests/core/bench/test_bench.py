@@ -121,7 +121,7 @@ def test_sweeps(result: BenchResult, tmp_path: Path) -> None:
 
 
 def test_default_presets() -> None:
-    assert default_preset("var") == "d16"
+    assert [default_preset(family) for family in ("var", "infinity", "flexvar")] == ["d16", "layer12", "d16"]
     with pytest.raises(CyclevarError, match="inifinity"):
         default_preset("inifinity")
 
