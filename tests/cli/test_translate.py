@@ -15,6 +15,7 @@ from PIL import Image
 
 from cyclevar.cli.main import main
 from cyclevar.core import shipped
+from cyclevar.core.translator import Translator
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -235,3 +236,28 @@ def test_a_terminal_gets_a_bar(source: Path, tmp_path: Path, small_translator: P
     assert done.returncode == 0, done.stderr
     assert "100%" in done.stderr
     assert "3 translated" in done.stdout
+
+
+def test_the_best_step_of_a_run(translate: Run, source: Path, tmp_path: Path, small_translator: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_translator, run)
+    best = Translator.load(small_translator, fusion=0.75)
+    best.save(run / "best")
+    code, printed, _ = translate(source, tmp_path / "last", "--to", "noto", model=run)
+    assert code == 0
+    assert "fusion 0.5" in printed
+    code, printed, _ = translate(source, tmp_path / "best", "--to", "noto", "--checkpoint", "best", model=run)
+    assert code == 0
+    assert "fusion 0.75" in printed
+    code, _, errors = translate(source, tmp_path / "none", "--checkpoint", "best")
+    assert code == 2
+    assert "has no translator of a best step" in errors
+    assert not (tmp_path / "none").exists()
+
+
+def test_int8(translate: Run, source: Path, tmp_path: Path) -> None:
+    for name, options in (("exact", []), ("int8", ["--int8"])):
+        assert translate(source, tmp_path / name, "--to", "noto", *options)[0] == 0
+    assert found(tmp_path / "exact") == found(tmp_path / "int8")
+    exact, near = (np.asarray(Image.open(tmp_path / name / "a.png")).astype(int) for name in ("exact", "int8"))
+    assert abs(exact - near).mean() < 3

@@ -10,7 +10,14 @@ import torch
 
 from cyclevar.core import shipped
 from cyclevar.core.errors import CheckpointError, UnknownNameError
-from cyclevar.core.shipped import SETTINGS, WEIGHTS, find_translator, shipped_translators, shipped_weights
+from cyclevar.core.shipped import (
+    SETTINGS,
+    WEIGHTS,
+    find_checkpoint,
+    find_translator,
+    shipped_translators,
+    shipped_weights,
+)
 from cyclevar.core.translator import Translator
 
 
@@ -96,3 +103,18 @@ def test_translators_that_ship(name: str) -> None:
     fluent, noto = translator(images, "fluent"), translator(images, "noto")
     assert fluent.shape == images.shape
     assert (fluent - noto).abs().mean() > 0.01
+
+
+def test_the_best_and_the_last_of_a_run(small_translator: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_translator, run)
+    assert find_checkpoint(run, "last") == run
+    with pytest.raises(CheckpointError, match=r"no translator of a best step.*--checkpoint last"):
+        find_checkpoint(run, "best")
+    shutil.copytree(small_translator, run / "best")
+    assert find_checkpoint(run, "best") == run / "best"
+    (run / "best" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks model\.safetensors"):
+        find_checkpoint(run, "best")
+    with pytest.raises(UnknownNameError, match="did you mean 'best'"):
+        find_checkpoint(run, "bets")

@@ -350,3 +350,22 @@ def test_a_domain_needs_a_name(train_config: TrainConfig, display: Any, tmp_path
     with pytest.raises(ConfigError, match="a target is empty"):
         train(change(train_config, targets=("", "squares")), tmp_path / "run", resume=False, display=display)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_best_step_is_a_translator_of_its_own(
+    train_config: TrainConfig, weights: Path, display: Any, tmp_path: Path, rank: int
+) -> None:
+    config = change(train_config, weights=str(weights), loop__validate_every=1, lora__rank=rank)
+    out = train(config, tmp_path / "run", resume=False, display=display)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    both = {line["step"]: [value for name, value in line.items() if "kid_rt" in name] for line in lines}
+    scores = {number: sum(values) / 2 for number, values in both.items() if values}
+    [note] = [note for note in display.notes if note.startswith("best in validation was step ")]
+    step = int(note.split()[5].rstrip(":"))
+    later = {number: score for number, score in scores.items() if number >= step}
+    assert later[step] == min(later.values())
+    last, best = Translator.load(out), Translator.load(out / "best")
+    assert digest(last.model.tokenizer) == digest(best.model.tokenizer)
+    assert (digest(last.model.translates) == digest(best.model.translates)) == (step == max(scores))
