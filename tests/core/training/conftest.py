@@ -23,6 +23,7 @@ from cyclevar.core.settings import validate
 from cyclevar.core.training import reconstruction, start, trainer
 from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.trainer import TranslatorTask
+from cyclevar.plugins.cyclegan.config import CycleganConfig
 
 SETTINGS: dict[str, Any] = {
     "tokenizer": {
@@ -148,6 +149,19 @@ def paper_config(train_config: TrainConfig, small_clip: dict[str, str]) -> Train
     judge["generator_loss"] = "multilevel_sigmoid"
     given = train_config.model_dump() | {"loss": TrainConfig(recipe="paper").loss.model_dump()}
     return validate(TrainConfig, merge(merge(given, {"loss": loss}), {"discriminator": judge, "recipe": "paper"}))
+
+
+@pytest.fixture(scope="session")
+def cyclegan_config(train_config: TrainConfig) -> TrainConfig:
+    """CycleGAN's recipe in small, adversarial from the first step."""
+    given = {
+        "backbone": "cyclegan",
+        "model": {"size": 16, "width": 8, "residual_blocks": 1},
+        "data": train_config.data.model_dump(),
+        "loop": train_config.loop.model_dump(),
+        "discriminator": {"settings": {"width": 8, "levels": 1}, "pool": 6},
+    }
+    return validate(TrainConfig, merge(CycleganConfig.training(), given))
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,16 @@ class Trainings:
 
 
 @pytest.fixture(
-    params=["tokenizer", "backbone", "flexvar_tokenizer", "flexvar_backbone", "translator", "lora", "paper"],
+    params=[
+        "tokenizer",
+        "backbone",
+        "flexvar_tokenizer",
+        "flexvar_backbone",
+        "translator",
+        "lora",
+        "paper",
+        "cyclegan",
+    ],
     scope="module",
 )
 def trainings(
