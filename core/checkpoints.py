@@ -19,7 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.errors import CheckpointError
+from cyclevar.core.errors import CheckpointError, brief
+from cyclevar.core.paths import inside
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -27,6 +28,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # left by a process that was killed, or a link that leads elsewhere
         partial.touch()
         mode = partial.stat().st_mode  # as the user's umask has it; some writers make files for the owner alone
         write(partial)
@@ -82,7 +84,7 @@ def load_metadata(path: Path) -> dict[str, Any]:
 def _parsed(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     try:
         return {name: json.loads(value) for name, value in header.items()}
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"the metadata of {path} cannot be read ({error})",
             expected="a file that cyclevar wrote",
@@ -181,11 +183,19 @@ def _read_shards(folder: Path) -> dict[str, Tensor]:
         )
     try:
         files: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
+        paths = {file: inside(folder, file) for file in sorted(set(files.values()))}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is damaged ({error!r})", hint="download it again") from error
     state: dict[str, Tensor] = {}
-    for file in sorted(set(files.values())):
-        state |= load_published(folder / file)
+    for file, path in paths.items():
+        if path is None:
+            raise CheckpointError(
+                f"{index} names {brief(file)!r}, which leads out of its folder",
+                expected="files beside it",
+                hint="do not use it; download it from where it was published",
+            )
+        require_file(path)
+        state |= load_published(path)
     if missing := [name for name in files if name not in state]:
         raise CheckpointError(
             f"{folder / files[missing[0]]} lacks {missing[0]}", expected="what the index says", hint="download it again"

@@ -22,7 +22,7 @@ LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 
 FLOORS = (
     ("errors",),
-    ("allocator", "hub", "schedule", "settings"),
+    ("allocator", "hub", "paths", "schedule", "settings"),
     ("attention", "augment", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
     (
         "autoencoder",

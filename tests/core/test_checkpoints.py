@@ -266,3 +266,40 @@ def test_shards_that_are_not_whole(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"index.json is damaged \(KeyError\('weight_map'\)\)"):
         checkpoints.load_published(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", "link.safetensors"])
+def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside.safetensors"
+    checkpoints.save_tensors(outside, {"w": torch.zeros(1)})
+    folder.mkdir()
+    (folder / "link.safetensors").symlink_to(outside)
+    named = str(outside) if name.startswith("/") else name
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": named}}))
+    with pytest.raises(CheckpointError, match=r"index.json names .*, which leads out of its folder"):
+        checkpoints.load_published(folder)
+
+
+@pytest.mark.parametrize("files", [{"w": "."}, {"w": "sub"}])
+def test_an_index_names_files_alone(tmp_path: Path, files: dict[str, str]) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    with pytest.raises(CheckpointError, match="is not a file"):
+        checkpoints.load_published(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": {"w": 3}}', '{"weight_map": 3}', "[" * 100000, "[]", "\xff"])
+def test_an_index_that_is_damaged(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(content, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"index.json is damaged .*; download it again"):
+        checkpoints.load_published(tmp_path)
+
+
+def test_what_is_written_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    for name in ("file", ".file.partial"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    save_text(tmp_path / "file", "new")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not (tmp_path / "file").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
