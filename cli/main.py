@@ -5,13 +5,14 @@ A command is imported when it is run or when the help lists it; none imports tor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -21,7 +22,9 @@ import typer.main
 from cyclevar.cli._common import complain
 from cyclevar.core.allocator import keep_freed_memory
 from cyclevar.core.errors import CyclevarError, UnknownNameError
-from cyclevar.core.manager import get_manager
+from cyclevar.core.manager import SWITCH, get_manager
+
+NO_PLUGINS = "--no-plugins"
 
 COMMANDS = {
     "demo": "cyclevar.cli.demo:command",
@@ -116,6 +119,9 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    no_plugins: Annotated[
+        bool, typer.Option(NO_PLUGINS, help="Leave out all plugins but cyclevar's own; works behind a command too.")
+    ] = False,
 ) -> None:
     """Unpaired image translation in one pass of a pretrained next-scale autoregressive model (CycleVAR)."""
     if ctx.invoked_subcommand is None:
@@ -133,9 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log, lines = logging.getLogger("cyclevar"), _Lines()
     log.addHandler(lines)
     try:
-        result = typer.main.get_group(app).main(
-            args=None if arguments is None else list(arguments), prog_name="cyclevar", standalone_mode=False
-        )
+        with _plugins_as_asked(sys.argv[1:] if arguments is None else list(arguments)) as left:
+            result = typer.main.get_group(app).main(args=left, prog_name="cyclevar", standalone_mode=False)
     except CyclevarError as error:
         return _fail(error, str(error), error.exit_code)
     except ClickError as error:
@@ -150,6 +155,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         log.removeHandler(lines)
     return result if isinstance(result, int) else 0
+
+
+@contextlib.contextmanager
+def _plugins_as_asked(arguments: list[str]) -> Iterator[list[str]]:
+    """Without ``--no-plugins`` the arguments as they are; with it the others, and until the end no stranger's plugins.
+
+    In this process and in those that it starts, hence the environment variable.
+    """
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if NO_PLUGINS not in options:
+        yield arguments
+        return
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = ""
+    _forget_plugins()
+    try:
+        yield [one for one in options if one != NO_PLUGINS] + arguments[len(options) :]
+    finally:
+        del os.environ[SWITCH]
+        if before is not None:
+            os.environ[SWITCH] = before
+        _forget_plugins()
+
+
+def _forget_plugins() -> None:
+    get_manager.cache_clear()
+    _plugin_commands.cache_clear()
 
 
 class _Lines(logging.Handler):

@@ -29,19 +29,19 @@ def command(
             {
                 "plugins": [_plain(plugin, entries) for plugin, entries in shown],
                 "failures": [asdict(failure) for failure in manager.failures],
-                "disabled": manager.disabled,
+                "disabled": [asdict(plugin) for plugin in manager.disabled],
             }
         )
         return
     for plugin, entries in shown:
-        typer.echo(f"{plugin.name} ({plugin.distribution} {plugin.version}; {', '.join(plugin.hooks) or 'no hooks'})")
+        source = f"{plugin.distribution} {plugin.version}, {plugin.file or 'no file'}"
+        typer.echo(f"{plugin.name} ({source}; {', '.join(plugin.hooks) or 'no hooks'})")
         for entry in entries:
             presets = f" [{', '.join(entry.presets)}]" if entry.presets else ""
             typer.echo(f"  {entry.kind:<14} {entry.name:<18} {entry.summary}{presets}")
-    for name in manager.disabled:
-        typer.echo(f"{name}: switched off by CYCLEVAR_PLUGINS")
-    for failure in manager.failures:
-        typer.echo(f"{failure.name} ({failure.distribution}): left out: {failure.reason}; {failure.way_out}")
+    for what, left_out in (("switched off", manager.disabled), ("left out", manager.failures)):
+        for plugin in left_out:
+            typer.echo(f"{plugin.name} ({plugin.distribution}): {what}: {plugin.reason}; {plugin.way_out}")
 
 
 def _plain(plugin: Plugin, entries: list[Entry]) -> dict[str, object]:
@@ -49,6 +49,7 @@ def _plain(plugin: Plugin, entries: list[Entry]) -> dict[str, object]:
         "name": plugin.name,
         "distribution": plugin.distribution,
         "version": plugin.version,
+        "file": plugin.file,
         "hooks": plugin.hooks,
         "registers": [
             {"kind": entry.kind, "name": entry.name, "summary": entry.summary, "presets": entry.presets}

@@ -1,7 +1,8 @@
 """The plugin manager: finds plugins, loads them one by one, and keeps a broken one from stopping the rest.
 
 cyclevar's own parts come through the same entry points as a stranger's. ``CYCLEVAR_PLUGINS=a,b`` loads no other
-plugins than ``a`` and ``b`` beside them; ``CYCLEVAR_PLUGINS=`` (empty) none.
+plugins than ``a`` and ``b`` beside them; ``CYCLEVAR_PLUGINS=`` (empty) none, and so does ``cyclevar --no-plugins``.
+A plugin whose distribution requires another version of cyclevar is not loaded.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint
+from importlib.metadata import Distribution, EntryPoint
 from typing import Any, TypeVar
 
 import pluggy
 
 from cyclevar.core import hookspecs
-from cyclevar.core.errors import CyclevarError, PluginError, UnknownNameError, nearest
+from cyclevar.core.errors import ConfigError, CyclevarError, PluginError, UnknownNameError, nearest
 from cyclevar.core.hookspecs import PROJECT
 from cyclevar.core.registry import Entry, Registry
+from cyclevar.core.settings import validate
 
 Subject = TypeVar("Subject")
 
@@ -31,18 +33,22 @@ SWITCH = "CYCLEVAR_PLUGINS"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that works: the name of its entry point, where it comes from, its hooks and what it registered."""
+    """A plugin that works: the name of its entry point, where it comes from, its hooks and what it registered.
+
+    ``file``: of its module, "" where there is none.
+    """
 
     name: str
     distribution: str
     version: str
     hooks: tuple[str, ...]
     registered: tuple[Entry, ...]
+    file: str = ""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A plugin that was left out: why, and what the user can do."""
+    """A plugin that was left out, since it is broken or switched off: why, and what the user can do."""
 
     name: str
     distribution: str
@@ -58,14 +64,14 @@ class Manager:
 
     ``entry_points``: what to load. ``enabled``: names of the plugins to load beside cyclevar's own; None loads all.
 
-    ``plugins``, ``failures`` and ``disabled`` (names) say what became of each; ``registry`` holds the parts.
+    ``plugins``, ``failures`` and ``disabled`` say what became of each; ``registry`` holds the parts.
     """
 
     def __init__(self, entry_points: Iterable[EntryPoint], enabled: Collection[str] | None = None) -> None:
         self.registry = Registry()
         self.plugins: list[Plugin] = []
         self.failures: list[Failure] = []
-        self.disabled: list[str] = []
+        self.disabled: list[Failure] = []
         self._pluggy = pluggy.PluginManager(PROJECT)
         self._pluggy.add_hookspecs(hookspecs)
         found = sorted(entry_points, key=lambda point: (not _built_in(point), point.name, _distribution(point)))
@@ -73,7 +79,8 @@ class Manager:
             if enabled is None or _built_in(point) or point.name in enabled:
                 self._load(point)
             else:
-                self.disabled.append(point.name)
+                reason = f"{SWITCH} does not name it" if enabled else f"{SWITCH} is empty, or --no-plugins was given"
+                self.disabled.append(Failure(point.name, _titled(point), reason, f"name it in {SWITCH}, or unset that"))
         names = [point.name for point in found]
         for name in sorted(set(enabled or ()).difference(names)):
             way_out = nearest(name, names) or f"correct {SWITCH} or install the plugin"
@@ -90,6 +97,35 @@ class Manager:
             subject = subject if result is None else result
         return subject
 
+    def gather(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """What the plugins answer, in order, by their names; those that return None are left out.
+
+        Raises PluginError naming the plugin when an implementation fails.
+        """
+        answers = [(one.plugin_name, _run(hook, one, arguments)) for one in self._implementations(hook)]
+        return [(name, answer) for name, answer in answers if answer is not None]
+
+    def first(self, hook: str, **arguments: Any) -> Any:
+        """The first answer that is not None; None where there is none. Raises PluginError as `gather` does."""
+        for implementation in self._implementations(hook):
+            answer = _run(hook, implementation, arguments)
+            if answer is not None:
+                return answer
+        return None
+
+    def build(self, kind: str, name: str, settings: Mapping[str, Any], *arguments: Any) -> Any:
+        """A registered part: its factory called with ``arguments`` and, where the part has any, its settings.
+
+        Raises UnknownNameError for an unknown name or setting, ConfigError for a wrong one.
+        """
+        entry = self.registry.get(kind, name)
+        config_class = entry.load_config()
+        if config_class is not None:
+            return entry.load()(*arguments, validate(config_class, settings))
+        if settings:
+            raise ConfigError(f"the {kind} {name!r} has no setting {next(iter(settings))!r}", expected="none")
+        return entry.load()(*arguments)
+
     def call(self, plugin: Plugin, hook: str, **arguments: Any) -> None:
         """Call one hook of one plugin, if it has it. Raises PluginError when it fails."""
         for implementation in self._implementations(hook):
@@ -102,7 +138,7 @@ class Manager:
         return sorted(implementations, key=lambda one: one.trylast - one.tryfirst)
 
     def _load(self, point: EntryPoint) -> None:
-        distribution = f"{_distribution(point)} {_version(point)}".strip()
+        distribution = _titled(point)
         try:
             self._register(point, owner=f"plugin {point.name} ({distribution})")
         except Exception as error:  # whatever a stranger's code raises must not stop the others
@@ -122,9 +158,10 @@ class Manager:
                     f"the plugin name {point.name!r} is already taken by {plugin.distribution}",
                     hint="uninstall one of the two",
                 )
+        _refuse_other_versions(point)
         module = point.load()
-        hooks = _hooks(module)
-        plugin = Plugin(point.name, _distribution(point), _version(point), hooks, ())
+        file = getattr(module, "__file__", None) or ""
+        plugin = Plugin(point.name, _distribution(point), _version(point), _hooks(module), (), file)
         added = Registry(owner)
         try:
             self._pluggy.register(module, name=point.name)
@@ -190,12 +227,56 @@ def _run(hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, Any
         ) from error
 
 
+def required_versions(distribution: Distribution) -> str | None:
+    """Which versions of cyclevar a distribution declares that it needs, as ``<0.2,>=0.1``; None where it does not say.
+
+    "" stands for any. Raises `PluginError` for a declaration that cannot be read.
+    """
+    lines = [line for line in distribution.requires or () if line.lower().startswith(PROJECT)]
+    if not lines:
+        return None
+
+    from packaging.requirements import InvalidRequirement, Requirement  # here: it costs 15 ms
+
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement as error:
+            problem = f"its requirement {line!r} cannot be read: {error}"
+            raise PluginError(problem, expected=f"such as '{PROJECT}>=0.1,<0.2'") from None
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if requirement.name.lower() == PROJECT and applies:
+            return str(requirement.specifier)
+    return None
+
+
+def _refuse_other_versions(point: EntryPoint) -> None:
+    """Raise `PluginError` for a plugin that needs another version of cyclevar than this."""
+    if point.dist is None or _built_in(point):
+        return
+    wanted, own = required_versions(point.dist), importlib.metadata.version(PROJECT)
+    if not wanted:
+        return
+
+    from packaging.specifiers import SpecifierSet
+
+    if not SpecifierSet(wanted).contains(own, prereleases=True):
+        raise PluginError(
+            f"it needs {PROJECT} {wanted}, and this is {own}",
+            hint=f"install a release of {point.dist.name} that fits, or {PROJECT} {wanted}",
+        )
+
+
 def _built_in(point: EntryPoint) -> bool:
     return _distribution(point) == PROJECT
 
 
 def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist else "unknown distribution"
+
+
+def _titled(point: EntryPoint) -> str:
+    return f"{_distribution(point)} {_version(point)}".strip()
 
 
 def _version(point: EntryPoint) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from cyclevar.core.errors import PluginError, UnknownNameError
+from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
+from cyclevar.core.settings import validate
 
 Reference = str | Callable[..., Any]
 """Something callable, or where to find it: ``"package.module:attribute"``, imported when first needed."""
@@ -20,8 +21,13 @@ KINDS = {
     "loss": "a distance between pictures and what they should be; the factory gives a PictureLoss",
     "metric": "a figure of the evaluation",
     "dataset": "pictures of two domains",
+    "tokenizer": "pictures to latents and back, scale by scale; the factory gives a Tokenizer",
+    "visibility": "which tokens see which; factory(schedule) -> Visibility",
+    "cache_policy": "which tokens the key-value cache keeps; the factory gives a CachePolicy",
+    "decoder": "makes pictures of latents in the place of the tokenizer's; factory(model) -> a Tokenizer.decode",
+    "callback": "acts while a model runs or is trained; the factory gives a Callback",
 }
-"""The kinds of parts and what each is."""
+"""The kinds of parts and what each is. A part with settings gets them as the last argument of its factory."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,18 @@ class Entry:
     def load_config(self) -> type[Any] | None:
         """The configuration class, imported now; None when the part has no settings."""
         return None if self.config is None else cast(type[Any], self._resolve(self.config))
+
+    def build(self, *given: Any, settings: Mapping[str, Any] | None = None) -> Any:
+        """What the factory makes of ``given`` and, where the part has settings, of its configuration as the last.
+
+        Raises `ConfigError` for settings that it does not have, and what the factory raises.
+        """
+        config = self.load_config()
+        if config is None and settings:
+            raise ConfigError(
+                f"the {self.kind} {self.name!r} has no settings", expected=f"{', '.join(settings)} left out"
+            )
+        return self.load()(*given, *([] if config is None else [validate(config, settings or {})]))
 
     def _resolve(self, reference: Reference) -> Callable[..., Any]:
         if not isinstance(reference, str):

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -273,7 +274,7 @@ def test_a_plugins_command_that_is_taken_or_fails_is_left_out(run: Run, plug: Ca
 def test_plugins_lists_what_is_there(run: Run) -> None:
     code, out, err = run("plugins")
     assert (code, err) == (0, "")
-    assert "patchgan (cyclevar " in out
+    assert re.search(r"^patchgan \(cyclevar [\d.]+, .*patchgan.plugin\.py; cyclevar_register\)$", out, re.MULTILINE)
     assert "  discriminator  patchgan " in out
 
 
@@ -284,6 +285,7 @@ def test_plugins_as_json(run: Run) -> None:
     assert set(listing) == {"plugins", "failures", "disabled"}
     [patchgan] = [plugin for plugin in listing["plugins"] if plugin["name"] == "patchgan"]
     assert patchgan["distribution"] == "cyclevar"
+    assert Path(patchgan["file"]).name == "plugin.py"
     assert patchgan["hooks"] == ["cyclevar_register"]
     assert {part["kind"] for plugin in listing["plugins"] for part in plugin["registers"]} == {"discriminator"}
 
@@ -294,23 +296,36 @@ def test_plugins_names_what_was_left_out(run: Run, monkeypatch: pytest.MonkeyPat
     manager = Manager([broken, off], enabled={"broken"})
     monkeypatch.setattr("cyclevar.cli.plugins.get_manager", lambda: manager)
     _, out, _ = run("plugins")
-    assert "off: switched off by CYCLEVAR_PLUGINS" in out
+    assert "off (unknown distribution): switched off: CYCLEVAR_PLUGINS does not name it" in out
     assert "broken (unknown distribution): left out: ModuleNotFoundError" in out
-    assert json.loads(run("plugins", "--json")[1])["disabled"] == ["off"]
+    [disabled] = json.loads(run("plugins", "--json")[1])["disabled"]
+    assert (disabled["name"], disabled["reason"]) == ("off", "CYCLEVAR_PLUGINS does not name it")
 
 
-def test_a_broken_plugin_is_one_warning_and_the_rest_works(tmp_path: Path) -> None:
+@pytest.fixture
+def with_broken(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line in a process of its own, where a broken plugin is installed."""
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[cyclevar]\nbroken = no_such_module\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "cyclevar.cli.main", "--help"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cyclevar.cli.main", *arguments],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_a_broken_plugin_is_one_warning_and_the_rest_works(
+    with_broken: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = with_broken("--help")
     assert done.returncode == 0
     assert "Commands:" in done.stdout
     assert done.stderr.splitlines() == [
@@ -318,3 +333,22 @@ def test_a_broken_plugin_is_one_warning_and_the_rest_works(tmp_path: Path) -> No
         " 'no_such_module'; repair it, uninstall broken, or leave it out with CYCLEVAR_PLUGINS"
     ]
     assert manager_module.SWITCH in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--no-plugins", "plugins", "--json"), ("plugins", "--json", "--no-plugins")])
+def test_without_plugins_none_is_loaded(
+    with_broken: Callable[..., subprocess.CompletedProcess[str]], arguments: tuple[str, ...]
+) -> None:
+    done = with_broken(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    listing = json.loads(done.stdout)
+    assert listing["failures"] == []
+    assert [plugin["name"] for plugin in listing["disabled"]] == ["broken"]
+    assert "patchgan" in [plugin["name"] for plugin in listing["plugins"]]
+
+
+def test_no_plugins_is_over_when_the_command_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(manager_module.SWITCH, "losses")
+    assert run("plugins", "--no-plugins")[0] == 0
+    assert os.environ[manager_module.SWITCH] == "losses"
+    assert run("plugins", "--", "--no-plugins")[0] == 2  # behind `--` it is an argument like any other

@@ -11,7 +11,7 @@ import pytest
 
 from cyclevar.core import manager as manager_module
 from cyclevar.core.errors import PluginError
-from cyclevar.core.manager import Manager, get_manager
+from cyclevar.core.manager import Manager, get_manager, required_versions
 
 REGISTER = """
 from cyclevar.core.hookspecs import hookimpl
@@ -27,13 +27,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     """Puts a distribution with one plugin module on the import path, as an installer would."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def put(distribution: str, code: str, *, name: str | None = None, version: str = "1.0") -> None:
+    def put(
+        distribution: str, code: str, *, name: str | None = None, version: str = "1.0", requires: tuple[str, ...] = ()
+    ) -> None:
         name = name or distribution
         module = f"{tmp_path.name}_{distribution.replace('-', '_')}_{name}"  # imported once a process: unique per test
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
         info = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir(exist_ok=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        lines = ["Metadata-Version: 2.1", f"Name: {distribution}", f"Version: {version}"]
+        (info / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {one}" for one in requires), ""]))
         with (info / "entry_points.txt").open("a") as lines:
             lines.write(f"[cyclevar]\n{name} = {module}\n")
         importlib.invalidate_caches()
@@ -62,6 +65,7 @@ def test_a_strangers_plugin_registers_after_ours(install: Callable[..., None]) -
     manager = load()
     plugin = manager.plugins[-1]
     assert (plugin.name, plugin.distribution, plugin.version) == ("aaa", "aaa", "1.0")
+    assert Path(plugin.file).is_file()
     assert plugin.hooks == ("cyclevar_register",)
     assert plugin.registered == (manager.registry.get("metric", "first"),)
     assert manager.registry.get("metric", "first").owner == "plugin aaa (aaa 1.0)"
@@ -129,6 +133,47 @@ def test_a_broken_plugin_is_named_and_the_others_work(
     assert "broken" not in [plugin.name for plugin in manager.plugins]
 
 
+OWN = importlib.metadata.version("cyclevar")
+
+
+@pytest.mark.parametrize(
+    ("requires", "reason", "way_out"),
+    [
+        (("torch", "cyclevar<0.1,>=0.01"), f"it needs cyclevar <0.1,>=0.01, and this is {OWN}", "cyclevar <0.1,>=0.01"),
+        (("Cyclevar>=99 ; python_version > '3'",), f"it needs cyclevar >=99, and this is {OWN}", "a release of late"),
+        (("cyclevar what",), "its requirement 'cyclevar what' cannot be read", ""),
+    ],
+)
+def test_a_plugin_for_another_version_is_not_imported(
+    install: Callable[..., None], requires: tuple[str, ...], reason: str, way_out: str
+) -> None:
+    install("late", "raise SystemError('imported')", requires=requires)
+    install("works", REGISTER.format(name="fine"))
+    manager = load()
+    failure = only_failure(manager)
+    assert reason in failure.reason
+    assert way_out in failure.way_out
+    assert manager.registry.names("metric") == ("fine",)
+
+
+@pytest.mark.parametrize(
+    ("requires", "declared"),
+    [
+        ((), None),
+        (("cyclevar",), ""),
+        (("cyclevar>=0.0.1", "torch"), ">=0.0.1"),
+        ((f"cyclevar=={OWN}",), f"=={OWN}"),
+        (("cyclevar-other>=99", "cyclevar>=99; extra == 'later'"), None),
+    ],
+)
+def test_what_a_plugin_declares_to_need(
+    install: Callable[..., None], requires: tuple[str, ...], declared: str | None
+) -> None:
+    install("fits", REGISTER.format(name="fine"), requires=requires)
+    assert load().registry.names("metric") == ("fine",)
+    assert required_versions(importlib.metadata.distribution("fits")) == declared
+
+
 def test_a_broken_plugin_leaves_no_hook_behind(install: Callable[..., None]) -> None:
     code = """
         @hookimpl
@@ -154,10 +199,13 @@ def test_switching_off(install: Callable[..., None]) -> None:
     install("bbb", REGISTER.format(name="b"))
     some = load(enabled={"bbb"})
     assert some.registry.names("metric") == ("b",)
-    assert some.disabled == ["aaa"]
+    assert [str(plugin) for plugin in some.disabled] == [
+        "plugin aaa (aaa 1.0) was left out: CYCLEVAR_PLUGINS does not name it; name it in CYCLEVAR_PLUGINS, or unset that"
+    ]
     none = load(enabled=set())
     assert none.registry.names("metric") == ()
-    assert none.disabled == ["aaa", "bbb"]
+    assert [plugin.name for plugin in none.disabled] == ["aaa", "bbb"]
+    assert none.disabled[0].reason == "CYCLEVAR_PLUGINS is empty, or --no-plugins was given"
     assert "patchgan" in none.registry.names("discriminator")
 
 
