@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
-from cyclevar.core.settings import validate
+from cyclevar.core.errors import PluginError, UnknownNameError
 
 Reference = str | Callable[..., Any]
 """Something callable, or where to find it: ``"package.module:attribute"``, imported when first needed."""
@@ -49,18 +48,6 @@ class Entry:
     def load_config(self) -> type[Any] | None:
         """The configuration class, imported now; None when the part has no settings."""
         return None if self.config is None else cast(type[Any], self._resolve(self.config))
-
-    def build(self, *given: Any, settings: Mapping[str, Any] | None = None) -> Any:
-        """What the factory makes of ``given`` and, where the part has settings, of its configuration as the last.
-
-        Raises `ConfigError` for settings that it does not have, and what the factory raises.
-        """
-        config = self.load_config()
-        if config is None and settings:
-            raise ConfigError(
-                f"the {self.kind} {self.name!r} has no settings", expected=f"{', '.join(settings)} left out"
-            )
-        return self.load()(*given, *([] if config is None else [validate(config, settings or {})]))
 
     def _resolve(self, reference: Reference) -> Callable[..., Any]:
         if not isinstance(reference, str):

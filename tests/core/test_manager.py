@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cyclevar.core import manager as manager_module
-from cyclevar.core.errors import PluginError
+from cyclevar.core.errors import ConfigError, PluginError
 from cyclevar.core.manager import Manager, get_manager, required_versions
+from cyclevar.core.settings import Settings
 
 REGISTER = """
 from cyclevar.core.hookspecs import hookimpl
@@ -199,8 +200,8 @@ def test_switching_off(install: Callable[..., None]) -> None:
     install("bbb", REGISTER.format(name="b"))
     some = load(enabled={"bbb"})
     assert some.registry.names("metric") == ("b",)
-    assert [str(plugin) for plugin in some.disabled] == [
-        "plugin aaa (aaa 1.0) was left out: CYCLEVAR_PLUGINS does not name it; name it in CYCLEVAR_PLUGINS, or unset that"
+    assert [(plugin.name, plugin.distribution, plugin.reason) for plugin in some.disabled] == [
+        ("aaa", "aaa 1.0", "CYCLEVAR_PLUGINS does not name it")
     ]
     none = load(enabled=set())
     assert none.registry.names("metric") == ()
@@ -281,3 +282,22 @@ def test_a_plugin_may_ask_to_be_first_or_last(install: Callable[..., None]) -> N
     install("bbb", code.format(name="b", result="None", order=""))
     install("ccc", code.format(name="c", result="None", order="tryfirst=True"))
     assert load().fold("cyclevar_model_built", [], config=None) == ["c", "b", "a"]
+
+
+class Sized(Settings):
+    """Settings of a part."""
+
+    size: int = 3
+
+
+def test_a_part_is_built_with_its_settings() -> None:
+    manager = Manager([])
+    manager.registry.add("loss", "sized", lambda given, config: (given, config.size), summary="", config=Sized)
+    manager.registry.add("loss", "plain", lambda given: given, summary="")
+    assert manager.build("loss", "sized", {}, "a") == ("a", 3)
+    assert manager.build("loss", "sized", {"size": 4}, "a") == ("a", 4)
+    assert manager.build("loss", "plain", {}, "a") == "a"
+    with pytest.raises(ConfigError, match=r"no setting named 'sise'.*did you mean 'size'"):
+        manager.build("loss", "sized", {"sise": 4}, "a")
+    with pytest.raises(ConfigError, match="'plain' has no setting 'size'"):
+        manager.build("loss", "plain", {"size": 4}, "a")

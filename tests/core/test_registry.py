@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
+from cyclevar.core.errors import PluginError, UnknownNameError
 from cyclevar.core.registry import Entry, Registry
-from cyclevar.core.settings import Settings
 
 
 @pytest.fixture
@@ -45,24 +44,6 @@ def test_a_reference_that_leads_nowhere_names_its_owner(registry: Registry, refe
     registry.add("loss", "broken", reference, summary="")
     with pytest.raises(PluginError, match=r"the loss 'broken' of plugin one \(one 1\.0\)"):
         registry.get("loss", "broken").load()
-
-
-class Sized(Settings):
-    """Settings of a part."""
-
-    size: int = 3
-
-
-def test_a_part_is_built_with_its_settings(registry: Registry) -> None:
-    registry.add("loss", "sized", lambda given, config: (given, config.size), summary="", config=Sized)
-    registry.add("loss", "plain", lambda given: given, summary="")
-    assert registry.get("loss", "sized").build("a") == ("a", 3)
-    assert registry.get("loss", "sized").build("a", settings={"size": 4}) == ("a", 4)
-    assert registry.get("loss", "plain").build("a") == "a"
-    with pytest.raises(ConfigError, match="no setting named 'sise'.*did you mean 'size'"):
-        registry.get("loss", "sized").build("a", settings={"sise": 4})
-    with pytest.raises(ConfigError, match="'plain' has no settings; expected size left out"):
-        registry.get("loss", "plain").build("a", settings={"size": 4})
 
 
 def test_an_unknown_name_offers_the_nearest_and_lists_all(registry: Registry) -> None:
