@@ -9,9 +9,12 @@
     RUN/samples/step-NNNNNNNN.png
     RUN/checkpoints/step-NNNNNNNN.safetensors
     RUN/checkpoints/best.safetensors    averaged weights of the step with the best validation figures
+    RUN/checkpoints/manifest.json       sizes and SHA-256 of the files beside it
+    RUN/failures/step-NNNNNNNN/ what a step saw that went wrong
     RUN/model.safetensors, RUN/translator.json    the finished translator, after the last step
     RUN/best/                   the same after the best step
     RUN/evaluation.json         what `cyclevar evaluate --json` printed, where it was kept
+    RUN/bad-pictures.txt        the pictures that could not be read in the last start, and why
     RUN/report.html             all of this to look at
 """
 
@@ -29,12 +32,14 @@ class RunFiles:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.best_state = self.checkpoints / "best.safetensors"
+        self.failures = path / "failures"
         self.samples = path / "samples"
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.yaml"
         self.facts = path / "facts.yaml"
         self.starts = path / "starts.jsonl"
         self.evaluation = path / "evaluation.json"
+        self.bad_pictures = path / "bad-pictures.txt"
         self.report = path / "report.html"
 
 

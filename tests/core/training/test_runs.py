@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 from datetime import datetime, timedelta
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 
 from cyclevar.core.config import LoopConfig, TrainConfig
-from cyclevar.core.errors import CheckpointError, ConfigError
+from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
+from cyclevar.core.report.files import read_lines
 from cyclevar.core.training.runs import RunFolder, pack_state, unpack_state
 
 FACTS = {"data": "emoji 0123", "tokenizer": "4567"}
@@ -112,6 +114,48 @@ def test_other_facts_are_refused_by_name(folder: RunFolder) -> None:
     folder.check(TrainConfig(), FACTS, resume=True)
 
 
+def test_a_change_is_accepted_by_name_and_noted(folder: RunFolder) -> None:
+    loop = LoopConfig(steps=7, validate_every=200, sample_every=200, save_every=100)
+    changed, facts = TrainConfig(seed=3, loop=loop), FACTS | {"data": "emoji 89ab"}
+    with pytest.raises(ConfigError, match=r"seed was 0, is 3; .*accept the change by --allow-change seed\.$"):
+        folder.check(changed, facts, resume=True, allowed=["loop.steps", "data"])
+    with pytest.raises(ConfigError, match=r"circumstances differ .*, or accept the change by --allow-change data\.$"):
+        folder.check(changed, facts, resume=True, allowed=["loop", "seed"])
+    found = folder.check(changed, facts, resume=True, allowed=["loop", "seed", "data"])
+    assert found == {"loop.steps": (3000, 7), "seed": (0, 3), "facts.data": ("emoji 0123", "emoji 89ab")}
+    folder.begin(changed, facts, changes=found)
+    starts = [json.loads(line) for line in folder.starts.read_text().splitlines()]
+    assert "changed" not in starts[0]
+    assert starts[1]["changed"] == {key: list(both) for key, both in found.items()}
+    assert folder.check(changed, facts, resume=True) == {}
+
+
+def test_what_may_change_must_exist(folder: RunFolder) -> None:
+    for name in ("data", "data.flip", "loop", "perceptual_distance", "model"):
+        folder.check(TrainConfig(), FACTS, resume=True, allowed=[name])
+    with pytest.raises(UnknownNameError, match=r"no setting or fact named 'sed'; .*did you mean 'seed'\?"):
+        folder.check(TrainConfig(), FACTS, resume=True, allowed=["sed"])
+
+
+def test_what_a_killed_process_began_to_write_is_no_run(folder: RunFolder, tmp_path: Path) -> None:
+    new = RunFolder(tmp_path / "new")
+    new.path.mkdir()
+    (new.path / ".config.yaml.partial").write_text("se")
+    new.check(TrainConfig(), FACTS, resume=False)
+    new.begin(TrainConfig(), FACTS)
+    assert not (new.path / ".config.yaml.partial").exists()
+    (folder.checkpoints / ".step-00000005.safetensors.partial").write_text("half")
+    folder.begin(TrainConfig(), FACTS)
+    assert list(folder.checkpoints.iterdir()) == []
+
+
+def test_a_half_written_start_spoils_no_other(folder: RunFolder) -> None:
+    with folder.starts.open("a") as file:
+        file.write('{"step": 0, "ti')  # a power cut
+    folder.begin(TrainConfig(), FACTS)
+    assert len(read_lines(folder.starts)[0]) == 2
+
+
 def test_every_start_is_noted_with_its_machine(folder: RunFolder) -> None:
     folder.save(5, make_parts(5), keep=2)
     folder.begin(TrainConfig(), FACTS, {"device": "cuda"})
@@ -152,6 +196,71 @@ def test_a_truncated_state_gives_way_to_the_one_before(folder: RunFolder, caplog
     assert [path.name for path in folder.checkpoints.iterdir() if "10" in path.name] == ["step-00000010.damaged"]
 
 
+def flip(path: Path) -> None:
+    """One bit of the last tensor, which is a whole file to all who do not compare hashes."""
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_an_altered_state_gives_way_to_the_one_before(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (5, 10):
+        folder.save(step, make_parts(step), keep=2)
+    flip(folder.saved()[-1])
+    with caplog.at_level(logging.WARNING):
+        assert folder.restore(make_parts(0)) == 5
+    assert "is damaged; going on with the checkpoint before it (its SHA-256 begins with " in caplog.text
+
+
+def test_an_altered_best_state_is_put_aside(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder.save(5, make_parts(5), keep=2)
+    folder.save_best(5, 0.25, make_parts(5))
+    flip(folder.best_state)
+    with pytest.raises(CheckpointError, match=r"best.safetensors is damaged: its SHA-256 .*; resume the run"):
+        folder.restore_best(make_parts(0))
+    assert folder.restore(make_parts(0)) == 5
+    assert "best.safetensors is damaged; going on without a best state" in caplog.text
+    assert folder.best() is None
+
+
+def test_the_manifest_tells_what_is_there(folder: RunFolder) -> None:
+    for step in (5, 10, 15):
+        folder.save(step, make_parts(step), keep=2)
+    folder.save_best(10, 0.5, make_parts(10))
+    noted = json.loads(folder.manifest.path.read_text())
+    states = [path for path in folder.checkpoints.iterdir() if path != folder.manifest.path]
+    assert noted == {
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in states
+    }
+    assert len(states) == 3
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 100000, '{"step-00000005.safetensors": 3}'])
+def test_without_a_manifest_a_state_is_what_it_holds(folder: RunFolder, content: str) -> None:
+    folder.save(5, make_parts(5), keep=2)
+    folder.manifest.path.write_text(content)
+    assert folder.restore(make_parts(0)) == 5
+    folder.manifest.path.unlink()
+    assert folder.restore(make_parts(0)) == 5
+    folder.save(6, make_parts(6), keep=2)
+    assert list(json.loads(folder.manifest.path.read_text())) == ["step-00000006.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", "step-00000009.safetensors"])
+def test_names_in_the_manifest_are_no_paths(folder: RunFolder, name: str) -> None:
+    outside = folder.path / "x.safetensors"
+    outside.write_text("precious")
+    folder.save(5, make_parts(5), keep=1)
+    (folder.checkpoints / "step-00000009.safetensors").symlink_to(folder.path / "nowhere")
+    noted = json.loads(folder.manifest.path.read_text())
+    folder.manifest.path.write_text(json.dumps(noted | {name: {"bytes": 8, "sha256": "0"}}))
+    assert folder.restore(make_parts(0)) == 5
+    folder.save(6, make_parts(6), keep=1)
+    assert outside.read_text() == "precious"
+    assert list(json.loads(folder.manifest.path.read_text())) == ["step-00000006.safetensors"]
+
+
 def test_where_every_state_is_damaged_nothing_begins_anew_by_itself(folder: RunFolder) -> None:
     folder.save(5, make_parts(5), keep=2)
     truncate(folder.saved()[0])
@@ -171,7 +280,7 @@ def test_a_full_disk_leaves_the_previous_state(folder: RunFolder, monkeypatch: p
     for step in (5, 10):
         with pytest.raises(CheckpointError, match=r"could not be saved .*No space left on device.*; free some disk"):
             folder.save(step, make_parts(step), keep=1)
-    assert [path.read_bytes() for path in folder.checkpoints.iterdir()] == [before]
+    assert [path.read_bytes() for path in folder.checkpoints.iterdir() if path != folder.manifest.path] == [before]
     assert folder.restore(make_parts(0)) == 5
 
 

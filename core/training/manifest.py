@@ -1,0 +1,63 @@
+"""What the checkpoints of a run must be: sizes and hashes, in a file beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from cyclevar.core.checkpoints import save_text
+
+_log = logging.getLogger(__name__)
+
+
+class Manifest:
+    """``manifest.json`` in a folder: ``{file name: {"bytes": size, "sha256": hex digits}}``.
+
+    Names in it are compared with those of files that are there, and never used as paths.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "manifest.json"
+
+    def add(self, written: Path) -> None:
+        """Note a file that was just written, and forget those that are gone."""
+        noted = self._read() | {written.name: {"bytes": written.stat().st_size, "sha256": _sha256(written)}}
+        there = {path.name for path in self.path.parent.iterdir()}
+        kept = {name: noted[name] for name in sorted(noted.keys() & there)}
+        save_text(self.path, json.dumps(kept, indent=1) + "\n")
+
+    def flaw(self, path: Path) -> str | None:
+        """What is wrong with a file; None where nothing is, or where it is not noted.
+
+        The latter is so for files of earlier versions, and of a process that ended just before noting one.
+        """
+        noted = self._read().get(path.name)
+        if not isinstance(noted, dict):
+            return None
+        try:
+            size, digest = path.stat().st_size, _sha256(path)
+        except OSError as error:
+            return f"it cannot be read ({error})"
+        if size != noted.get("bytes"):
+            return f"it has {size} bytes, {self.path.name} says {noted.get('bytes')}"
+        if digest != noted.get("sha256"):
+            return f"its SHA-256 begins with {digest[:16]}, {self.path.name} says {str(noted.get('sha256'))[:16]}"
+        return None
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            noted = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError, OSError) as error:
+            _log.warning("%s is damaged, so files are not compared with it (%s)", self.path, error)
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
