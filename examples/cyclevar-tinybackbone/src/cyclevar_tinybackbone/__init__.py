@@ -1,0 +1,1 @@
+"""A next-scale model from scratch: quantizer, tokenizer and transformer."""
