@@ -99,6 +99,14 @@ class Condition:
         both = zip(self.modulation, self.null.modulation, strict=False)
         return Condition(**joined, modulation=tuple(torch.cat(pair) for pair in both))  # type: ignore[arg-type]
 
+    def chosen(self, rows: Tensor) -> Condition:
+        """The condition of these rows (int64), in this order."""
+        joined = {field.name: getattr(self, field.name) for field in fields(self)}
+        mine = {name: value[rows] for name, value in joined.items() if isinstance(value, Tensor)}
+        modulation = tuple(part[rows] for part in self.modulation)
+        null = None if self.null is None else self.null.chosen(rows)
+        return Condition(**mine, null=null, modulation=modulation)
+
     def dropped(self, rows: Tensor) -> Condition:
         """The condition with the null condition in the given rows (bool ``[B]``): dropout for guidance."""
         null = self.null
@@ -268,6 +276,9 @@ class Backbone(nn.Module, ABC):
     depth: int
     logit_dim: int
     config: Settings
+    capabilities: frozenset[str] = frozenset()
+    """What run-time parts can rely on beyond this interface: ``cache_policy`` (its attention calls `KeyValueCache.plan`
+    and `KeyValueCache.settle`), ``taps`` (its transformer blocks are the children of ``blocks``)."""
     attention_backend: str = "auto"
     """Which kernel `cyclevar.core.attention` uses."""
     gradient_checkpointing: bool = False
@@ -376,6 +387,34 @@ class PictureLoss(nn.Module, ABC):
     @abstractmethod
     def forward(self, output: Tensor, images: Tensor) -> Tensor:
         """A scalar, 0 for equal pictures ``[B,3,H,W]`` in [-1,1], differentiable in ``output``."""
+
+
+class PictureMetric(nn.Module, ABC):
+    """A figure of the evaluation: what is seen of every picture, and what follows from it for a set of pictures."""
+
+    title: str
+    """How tables call it."""
+    form: str = "{:.3f}"
+    """How a value is written."""
+    against: Literal["source", "target", "pair"] = "target"
+    """What a set is compared with: the pictures that it was made from, those of the domain that it should look like
+    (which may be another number of pictures), or, picture by picture, the true counterparts."""
+    needed: int = 2
+    """Pictures on either side below which it says nothing."""
+    frozen: str = ""
+    """Name and hash of the weights that it looks with."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Images ``[B,3,H,W]`` in [-1,1] to what the figure needs of each, ``[B,...]``: computed once, and cached."""
+
+    @abstractmethod
+    def compare(self, made: Tensor, others: Tensor) -> Tensor:
+        """Features ``[N,...]`` and ``[M,...]``, on the CPU, to the figure: a scalar, or ``[N]``, a value a picture.
+
+        Against ``source`` and ``pair``, N equals M and row i belongs to row i. Values a picture become their mean with
+        an interval.
+        """
 
 
 class Discriminator(nn.Module, ABC):

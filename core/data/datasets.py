@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,9 @@ from typing import Protocol
 
 from PIL import Image
 
-from cyclevar.core.data.pictures import PICTURE_SUFFIXES, read_picture
-from cyclevar.core.errors import ConfigError, DataError, PictureError
+from cyclevar.core.data.pictures import PICTURE_SUFFIXES, read_file, read_picture
+from cyclevar.core.errors import ConfigError, DataError, PictureError, PluginError
+from cyclevar.core.manager import Manager, get_manager
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ class PictureSource(Protocol):
     def read(self, name: str) -> Image.Image:
         """The picture in RGB; raises PictureError."""
 
+    def content(self, name: str) -> bytes:
+        """The file as it is; raises OSError or ValueError with the reason."""
+
     def bytes_of(self, name: str) -> int:
         """The length of the file."""
 
@@ -55,19 +60,33 @@ class FolderSource:
     root: Path
 
     def names(self) -> list[str]:
-        """Every picture at any depth, sorted."""
-        relative = (path.relative_to(self.root) for path in self.root.rglob("*"))
-        return sorted(
-            path.as_posix()
-            for path in relative
-            if path.suffix.lower() in PICTURE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-        )
+        """Every picture at any depth, sorted. A sub-folder that may not be entered is logged."""
+        found = list[str]()
+        for folder, inside, files in os.walk(self.root, onerror=_pass_over):
+            inside[:] = [name for name in inside if not name.startswith(".")]
+            below = Path(folder).relative_to(self.root)
+            found += [
+                (below / name).as_posix()
+                for name in files
+                if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+            ]
+        return sorted(found)
 
     def read(self, name: str) -> Image.Image:
         return read_picture(self.root / name)
 
+    def content(self, name: str) -> bytes:
+        return read_file(self.root / name)
+
     def bytes_of(self, name: str) -> int:
-        return (self.root / name).stat().st_size
+        try:
+            return (self.root / name).stat().st_size
+        except OSError:  # a link that leads nowhere; reading it will say so
+            return 0
+
+
+def _pass_over(error: OSError) -> None:
+    _log.warning("the folder %s is passed over: %s", error.filename, error.strerror)
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,9 @@ class ArchiveSource:
 
     def read(self, name: str) -> Image.Image:
         return read_picture(self.archive.read(f"{name}.webp"), name=f"{self.archive.filename}/{name}.webp")
+
+    def content(self, name: str) -> bytes:
+        return self.archive.read(f"{name}.webp")
 
     def bytes_of(self, name: str) -> int:
         return self.archive.getinfo(f"{name}.webp").file_size
@@ -149,7 +171,7 @@ class UnpairedDataset:
 def open_dataset(
     spec: str | Path | None = None, *, other: str | Path | None = None, skin_tones: bool = False
 ) -> UnpairedDataset:
-    """Open the built-in emoji (``None`` or ``"emoji"``), a folder in one of the layouts above, or two folders.
+    """Open the built-in emoji (``None`` or ``"emoji"``), a plugin's data set, a folder in one of the layouts, or two.
 
     Args:
         spec: which data.
@@ -170,6 +192,9 @@ def open_dataset(
         from cyclevar.core.data.builtin import open_emoji
 
         return open_emoji(skin_tones=skin_tones)
+    manager = get_manager()
+    if str(spec) in manager.registry.names("dataset"):
+        return _registered(manager, str(spec), other)
     root = _folder(Path(spec))
     if other is not None:
         second = _folder(Path(other))
@@ -178,6 +203,21 @@ def open_dataset(
         if any((root / f"train{joint}{domain}").is_dir() for domain in "AB"):
             return _parted(root, joint)
     return _two_folders(root.name, *_two_subfolders(root))
+
+
+def _registered(manager: Manager, name: str, other: str | Path | None) -> UnpairedDataset:
+    """The data set of that name that a plugin brings."""
+    if other is not None:
+        raise ConfigError(
+            f"a second folder, {other}, was given beside the data set {name} of a plugin",
+            expected="a folder for each domain, or the data set alone",
+            hint=f"to use a folder of your own that is called {name}, write ./{name}",
+        )
+    found = manager.build("dataset", name, {})
+    if not isinstance(found, UnpairedDataset):
+        owner = manager.registry.get("dataset", name).owner
+        raise PluginError(f"the data set {name!r} of {owner} is {found!r}", expected="an UnpairedDataset")
+    return found
 
 
 def _folder(path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -26,6 +26,8 @@ from cyclevar.core.evaluation.metrics import (
 )
 from cyclevar.core.evaluation.nets import INCEPTION_SHA256, NEEDS, InceptionNet, Judges, Net
 from cyclevar.core.features import FeatureNet
+from cyclevar.core.interfaces import PictureMetric
+from cyclevar.core.manager import get_manager
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +65,8 @@ FIGURES = {
     "colour_shift": Metric("colour", "{:.1f}"),
 }
 METRICS = (*FIGURES, "copy_ratio")
-"""Names of all figures: the fields of `Row`, and the copy ratio of a direction (docs/evaluation.md)."""
+"""Names of our figures: the fields of `Row`, and the copy ratio of a direction (docs/evaluation.md). Plugins register
+others, which are computed where they are asked for by name."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,18 @@ class Row:
     pair_distance: Estimate | None = None
     retrieval_at_1: Estimate | None = None
     colour_shift: Estimate | None = None
+    registered: Mapping[str, Estimate] = field(default_factory=dict)
+    """Figures of plugins, by name."""
+
+    def figure(self, name: str) -> Estimate | FrechetDistance | None:
+        """The figure of that name."""
+        found: Estimate | FrechetDistance | None = getattr(self, name) if name in FIGURES else self.registered.get(name)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures by name, and the row's."""
+        plain = asdict(self)
+        return plain | plain.pop("registered")
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,8 @@ class Evaluation:
     nets: dict[str, Net]
     seed: int
     notes: tuple[str, ...] = ()
+    registered: Mapping[str, Metric] = field(default_factory=dict)
+    """How the figures of plugins are shown."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -143,7 +160,9 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dictionaries, strings and numbers, ready for JSON."""
         plain = asdict(self)
-        del plain["notes"]
+        del plain["notes"], plain["registered"]
+        for direction, ours in zip(plain["directions"], self.directions, strict=True):
+            direction["rows"] = tuple(row.to_dict() for row in ours.rows)
         return {**plain, "warnings": list(self.warnings)}
 
     def tables(self) -> tuple[Table, ...]:
@@ -157,8 +176,8 @@ class Evaluation:
         table.add_column()
         for row in direction.rows:
             table.add_column(row.name, justify="right")
-        for name, metric in FIGURES.items():
-            figures = [getattr(row, name) for row in direction.rows]
+        for name, metric in {**FIGURES, **self.registered}.items():
+            figures = [row.figure(name) for row in direction.rows]
             if any(figure is not None for figure in figures):
                 table.add_row(metric.title, *(_cell(figure, metric.form) for figure in figures))
         return table
@@ -204,7 +223,7 @@ def evaluate(
         domains: their names, as ``translate`` knows them.
         reference: training pictures of either domain, whose round trips KID-rt compares with.
         judges: the nets; what they see is moved to their device, the translator gets the pictures where they are.
-        metrics: the figures to compute, of `METRICS`.
+        metrics: the figures to compute, of `METRICS` or registered by plugins.
         force: go on with fewer pictures than a figure needs.
         seed: of the bootstrap; nothing else is random.
         notes: warnings to go with the figures.
@@ -215,16 +234,16 @@ def evaluate(
         UnknownNameError: a metric that does not exist.
     """
     metrics = choose_metrics(metrics)
+    judges = only_needed(judges, metrics)
     training = {f"training {name}": images for name, images in zip(domains, reference, strict=True)}
     held_out = dict(zip(domains, pictures, strict=True))
     used = {**held_out, **(training if "kid_rt" in metrics else {})}
-    _demand_enough(used, metrics, force)
+    _demand_enough(used, judges, metrics, force)
     if paired and len(pictures[0]) != len(pictures[1]):
         raise DataError(
             f"{len(pictures[0])} and {len(pictures[1])} pictures cannot be true pairs",
             expected="equal counts, or paired=False",
         )
-    judges = only_needed(judges, metrics)
     total = sum(map(len, used.values())) + 2 * sum(map(len, pictures))
     look = Looker(judges, batch_size, cache if identity else None, progress, total=total)
 
@@ -247,7 +266,7 @@ def evaluate(
     def direction(source: str, target: str) -> Direction:
         of_target = views[f"round trip of {target}"], views[target]
         trained = views.get(f"round trip of training {target}")
-        judge = _Judge(source, target, views[target], paired, trained, metrics, seed)
+        judge = _Judge(source, target, views, paired, trained, metrics, seed, judges.registered)
         rows = (
             judge.row("translation", views[f"{source} > {target}"]),
             judge.row("no translation", views[source]),
@@ -270,6 +289,7 @@ def evaluate(
         nets={use: Net.of(net) for use, net in judges.nets().items()},
         seed=seed,
         notes=tuple(notes),
+        registered=_shown(judges),
     )
 
 
@@ -303,14 +323,14 @@ def compare(
     """
     metrics = tuple(name for name in choose_metrics(metrics) if name != "kid_rt")
     given = {"generated": generated, "target": target, **({} if source is None else {"source": source})}
-    _demand_enough(given, metrics, force)
     judges = only_needed(judges, metrics)
+    _demand_enough(given, judges, metrics, force)
     look = Looker(judges, batch_size, cache, progress, total=sum(map(len, given.values())))
     apart = {name for name, joins in (("target", paired), ("source", from_source)) if not joins}
     views = look({name: images for name, images in given.items() if name not in apart}, {})
     for name in apart & given.keys():
         views |= look({name: given[name]}, {})
-    judge = _Judge("source", "target", views["target"], paired, None, metrics, seed)
+    judge = _Judge("source", "target", views, paired, None, metrics, seed, judges.registered)
     rows = [judge.row("translation", views["generated"])]
     moved = None
     if "source" in views:
@@ -330,21 +350,35 @@ def compare(
         nets={use: Net.of(net) for use, net in judges.nets().items()},
         seed=seed,
         notes=tuple(notes),
+        registered=_shown(judges),
     )
 
 
 def choose_metrics(names: Collection[str]) -> tuple[str, ...]:
-    """The metrics of these names in the order of `METRICS`. Raises `UnknownNameError` for a name that none has."""
+    """The metrics of these names in the order of `METRICS`, then those of plugins.
+
+    Raises `UnknownNameError` for a name that none has.
+    """
+    known = dict.fromkeys((*METRICS, *get_manager().registry.names("metric")))
     for name in names:
-        if name not in METRICS:
-            raise UnknownNameError("metric", name, METRICS)
-    return tuple(name for name in METRICS if name in names)
+        if name not in known:
+            raise UnknownNameError("metric", name, known)
+    return tuple(name for name in known if name in names)
 
 
 def only_needed(judges: Judges, metrics: Collection[str]) -> Judges:
-    """Without the nets that no figure of ``metrics`` needs."""
+    """Without the nets that no figure of ``metrics`` needs, and with the figures of plugins among them."""
     unneeded: dict[str, Any] = {net: None for name, net in NEEDS.items() if name not in metrics}
-    return replace(judges, **unneeded)
+    others = [name for name in metrics if name not in METRICS]
+    registered = {name: judges.registered.get(name) or build_metric(name).to(judges.device) for name in others}
+    return replace(judges, **unneeded, registered=registered)
+
+
+def build_metric(name: str) -> PictureMetric:
+    """A registered figure. Raises `UnknownNameError`, and what its factory raises."""
+    metric = get_manager().build("metric", name, {})
+    assert isinstance(metric, PictureMetric)
+    return metric.eval().requires_grad_(False)
 
 
 def pooled_features(
@@ -370,15 +404,22 @@ def quick_kid_rt(
 
 @dataclass(frozen=True)
 class _Judge:
-    """Makes the rows of one direction from what was seen; ``reference`` are round trips of training targets."""
+    """Makes the rows of one direction from what was seen, ``views`` by set; ``reference``: of training targets' round
+    trips."""
 
     source: str
     target: str
-    targets: View
+    views: Mapping[str, View]
     paired: bool
     reference: View | None
     metrics: Sequence[str]
     seed: int
+    registered: Mapping[str, PictureMetric]
+
+    @property
+    def targets(self) -> View:
+        """The held-out pictures that the translations should look like."""
+        return self.views[self.target]
 
     def row(self, name: str, view: View, *, of_target: bool = False) -> Row:
         """``of_target``: the pictures come from the held-out targets themselves, not from the sources."""
@@ -390,7 +431,29 @@ class _Judge:
             figures["kid_rt"] = kid(view.pooled, self.reference.pooled, seed=self.seed)
         if view is not self.targets:
             figures |= self._against_targets(view, corresponding=self.paired or of_target)
-        return Row(name, **{name: figure for name, figure in figures.items() if name in self.metrics})
+        registered = {name: self._registered(name, view) for name in self.registered}
+        return Row(
+            name,
+            **{name: figure for name, figure in figures.items() if name in self.metrics},
+            registered={name: figure for name, figure in registered.items() if figure is not None},
+        )
+
+    def _registered(self, name: str, view: View) -> Estimate | None:
+        """The figure of a plugin, where it has a meaning."""
+        metric = self.registered[name]
+        anchor = self.source if metric.against == "source" else self.target
+        others = self.views.get(anchor)
+        applies = {
+            "source": anchor in view.matches,
+            "target": view is not others,
+            "pair": self.paired and anchor in view.matches and view is not others,
+        }
+        if others is None or not applies[metric.against]:
+            return None
+        found = metric.compare(view.features[name], others.features[name])
+        if found.ndim == 0:
+            return Estimate(float(found))
+        return mean_estimate(found, seed=self.seed)
 
     def _against_targets(self, view: View, *, corresponding: bool) -> dict[str, Any]:
         x, y, seed = view.pooled, self.targets.pooled, self.seed
@@ -419,19 +482,24 @@ class _Judge:
         return None if distances is None else mean_estimate(distances, seed=self.seed)
 
 
-def _demand_enough(sets: Mapping[str, Tensor], metrics: Collection[str], force: bool) -> None:
+def _demand_enough(sets: Mapping[str, Tensor], judges: Judges, metrics: Collection[str], force: bool) -> None:
     """Raise `DataError` for the first figure that has fewer pictures than it needs."""
     fewest = min(sets, key=lambda name: len(sets[name]))
     count = len(sets[fewest])
     if count < 2:
         raise DataError(f"a set of pictures to judge, {fewest}, has fewer than 2 pictures", expected="2 or more")
-    lacking = [name for name in metrics if name in FIGURES and count < FIGURES[name].needed]
+    needed = {name: metric.needed for name, metric in {**FIGURES, **judges.registered}.items()}
+    lacking = [name for name in metrics if count < needed.get(name, 0)]
     if lacking and not force:
         raise DataError(
             f"{count} pictures of {fewest} are too few for {', '.join(lacking)}",
-            expected=f"{max(FIGURES[name].needed for name in lacking)} or more on each side",
+            expected=f"{max(needed[name] for name in lacking)} or more on each side",
             hint="give more, choose other figures by --metrics, or go on with --force",
         )
+
+
+def _shown(judges: Judges) -> dict[str, Metric]:
+    return {name: Metric(one.title, one.form, one.needed) for name, one in judges.registered.items()}
 
 
 def _size(images: Tensor) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from cyclevar.core.evaluation.metrics import STRUCTURE_LEVEL, self_similarity_di
 from cyclevar.core.evaluation.nets import Judges, Net
 from cyclevar.core.evaluation.perceptual import FeatureNetDistance
 from cyclevar.core.features import FeatureNet
+from cyclevar.core.interfaces import PictureMetric
+from cyclevar.core.manager import get_manager
 
 Roundtrip = Callable[[Tensor], Tensor]
 """Tokenizer encode, quantize, decode: images ``[B,3,H,W]`` in [-1,1] to images."""
@@ -37,12 +39,15 @@ class View:
     """What was seen of one set of N pictures, on the CPU.
 
     ``pooled [N,D]``; ``moments [N,6]``, of its colours; ``distances``: ``[N]`` by figure and by the set whose picture i
-    picture i was compared with.
+    picture i was compared with; ``features``: by registered figure, what it needs of each; ``matches``: the sets whose
+    picture i shows the same thing.
     """
 
     pooled: Tensor
     moments: Tensor
     distances: Mapping[tuple[str, str], Tensor]
+    features: Mapping[str, Tensor]
+    matches: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class _Seen:
     layout: list[Tensor]
     perceptual: list[Tensor]
     dino: list[Tensor]
+    registered: dict[str, Tensor]
 
 
 class Looker:
@@ -65,6 +71,8 @@ class Looker:
         self.judges, self.batch_size, self.cache, self.progress = judges, batch_size, cache, progress
         self.total, self.done = total, 0
         self.identity = repr({use: Net.of(net) for use, net in judges.nets().items()})
+        if judges.registered:
+            self.identity += repr({name: identify_metric(name, one) for name, one in judges.registered.items()})
 
     @torch.no_grad()
     def __call__(
@@ -96,7 +104,13 @@ class Looker:
                 for figure in ("structure_distance", "dino_structure", "perceptual_distance")
                 if f"{name}|{figure}|{anchor}" in joined
             }
-            views[name] = View(joined[f"{name}|pooled"], joined[f"{name}|moments"], distances)
+            views[name] = View(
+                joined[f"{name}|pooled"],
+                joined[f"{name}|moments"],
+                distances,
+                {figure: joined[f"{name}|{figure}"] for figure in self.judges.registered if not only_made},
+                frozenset(() if only_made else sets),
+            )
         return views
 
     def _look(self, batch: Mapping[str, Tensor], made: Mapping[str, Made], only_made: bool) -> dict[str, Tensor]:
@@ -112,6 +126,7 @@ class Looker:
         record: dict[str, Tensor] = {}
         for name, one in seen.items():
             record |= {f"{name}|pooled": one.pooled, f"{name}|moments": one.moments}
+            record |= {f"{name}|{figure}": features for figure, features in one.registered.items()}
             for anchor in batch if compare else ():
                 for figure, distance in self._distances(seen[anchor], one).items():
                     record[f"{name}|{figure}|{anchor}"] = distance
@@ -131,7 +146,8 @@ class Looker:
             perceptual = maps[:levels] if shared and maps else list(judges.perceptual.maps(images))
         dino = [judges.dino(images)] if compare and judges.dino is not None else []
         pooled = found.pooled if isinstance(judges.features, FeatureNet) else found
-        return _Seen(pooled, colour_moments(images), layout, perceptual, dino)
+        registered = {name: one.features(images) for name, one in judges.registered.items()} if compare else {}
+        return _Seen(pooled, colour_moments(images), layout, perceptual, dino, registered)
 
     def _distances(self, anchor: _Seen, seen: _Seen) -> dict[str, Tensor]:
         """Distances ``[B]`` by figure, picture by picture."""
@@ -154,3 +170,8 @@ class Looker:
         for name, images in batch.items():
             digest.update(f"\n{name} {list(images.shape)} ".encode() + images.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def identify_metric(name: str, metric: PictureMetric) -> str:
+    """What tells a registered figure from any other: its name, owner (with the version) and frozen weights."""
+    return f"{name} of {get_manager().registry.get('metric', name).owner} {metric.frozen}"

@@ -13,8 +13,8 @@ disk; nothing here downloads.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.evaluation.perceptual import FeatureNetDistance, PerceptualDistance, perceptual_distance
 from cyclevar.core.features import FeatureNet, load_feature_net, sha256
 from cyclevar.core.hub import FOLDERS, PublishedFile, locate
+from cyclevar.core.interfaces import PictureMetric
 from cyclevar.core.names import check_keys
 
 FEATURES = ("auto", "inception", "efficientnet_lite0")
@@ -120,13 +121,15 @@ class Judges:
     """The networks of one evaluation.
 
     ``features`` gives what sets are compared by, ``layout`` the maps of the structure distance; ``perceptual`` and
-    ``dino`` may be missing, and then the figures that need them are.
+    ``dino`` may be missing, and then the figures that need them are. ``registered``: figures that plugins bring, by
+    name.
     """
 
     features: FeatureNet | InceptionNet
     layout: FeatureNet | None = None
     perceptual: PerceptualDistance | None = None
     dino: DinoKeys | None = None
+    registered: Mapping[str, PictureMetric] = field(default_factory=dict)
 
     @classmethod
     def of(cls, net: FeatureNet) -> Judges:
@@ -150,7 +153,7 @@ class Judges:
 
     def to(self, device: torch.device) -> Judges:
         """The same nets, on ``device``."""
-        for net in self.nets().values():
+        for net in (*self.nets().values(), *self.registered.values()):
             net.to(device)
         return self
 

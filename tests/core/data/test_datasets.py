@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from cyclevar.core.data.datasets import PictureList, open_dataset
-from cyclevar.core.errors import ConfigError, DataError, PictureError
+from cyclevar.core.errors import ConfigError, DataError, PictureError, PluginError
+from cyclevar.core.manager import get_manager
+from cyclevar.core.registry import Entry
 
 
 def fill(folder: Path, count: int, suffix: str = "png") -> Path:
@@ -108,6 +110,25 @@ def test_bad_picture_is_recorded_and_logged_once(tmp_path: Path, caplog: pytest.
     assert pictures[1].size == (4, 4)
 
 
+def test_only_files_are_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    a, b = fill(tmp_path / "a", 1), fill(tmp_path / "b", 1)
+    fill(a / "folder.png", 1)
+    (a / "linked").symlink_to(b)
+    data = open_dataset(a, other=b)
+    assert data.train[0].names == ["000.png", "folder.png/000.png"]
+    before = data.fingerprint()
+    (a / "dangling.png").symlink_to("nowhere")
+    assert open_dataset(a, other=b).fingerprint() != before
+    assert not caplog.records
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from cyclevar.core.data import datasets
+
+    datasets._pass_over(PermissionError(13, "Permission denied", str(tmp_path / "locked")))
+    assert caplog.messages == [f"the folder {tmp_path / 'locked'} is passed over: Permission denied"]
+
+
 def test_messages_say_what_was_found_and_what_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not exist.*trainA"):
         open_dataset(tmp_path / "none")
@@ -141,3 +162,19 @@ def test_messages_say_what_was_found_and_what_is_accepted(tmp_path: Path) -> Non
 def test_a_second_folder_beside_the_emoji(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\./emoji"):
         open_dataset("emoji", other=tmp_path)
+
+
+def test_a_plugins_data_set_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "a", 3)
+    fill(tmp_path / "b", 3)
+    registry = get_manager().registry
+    factories = {"mine": lambda: open_dataset(tmp_path), "wrong": lambda: 3}
+    for name, factory in factories.items():
+        monkeypatch.setitem(
+            registry._entries, ("dataset", name), Entry("dataset", name, "", "plugin p (p 1.0)", factory)
+        )
+    assert open_dataset("mine").domains == ("a", "b")
+    with pytest.raises(ConfigError, match=r"beside the data set mine of a plugin.*write \./mine"):
+        open_dataset("mine", other=tmp_path)
+    with pytest.raises(PluginError, match=r"'wrong' of plugin p \(p 1\.0\) is 3; expected an UnpairedDataset"):
+        open_dataset("wrong")
