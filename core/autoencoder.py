@@ -5,10 +5,12 @@ Channels first throughout. A level is a run of residual blocks at one resolution
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cyclevar.core.errors import ConfigError
 
@@ -79,7 +81,27 @@ class Upsample(nn.Module):
         return out
 
 
-class Level(nn.Module):
+class Recomputing(nn.Module):
+    """A module that can compute its parts again in the backward pass instead of keeping their insides."""
+
+    gradient_checkpointing: bool = False
+    """Set by `recompute`."""
+
+    def run(self, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What ``part`` makes of ``x``."""
+        again = self.gradient_checkpointing and x.requires_grad and torch.is_grad_enabled()
+        out: Tensor = checkpoint(part, x, use_reentrant=False) if again else part(x)
+        return out
+
+
+def recompute(module: nn.Module, wanted: bool) -> None:
+    """Let all parts of encoders and decoders in ``module`` be computed again in the backward pass, or not."""
+    for part in module.modules():
+        if isinstance(part, Recomputing):
+            part.gradient_checkpointing = wanted
+
+
+class Level(Recomputing):
     """Residual blocks at one resolution, each followed by attention if asked for, then a change of resolution."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, resample: nn.Module) -> None:
@@ -90,11 +112,10 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for i, residual in enumerate(self.residuals):
-            x = residual(x)
+            x = self.run(residual, x)
             if self.attentions:
-                x = self.attentions[i](x)
-        out: Tensor = self.resample(x)
-        return out
+                x = self.run(self.attentions[i], x)
+        return self.run(self.resample, x)
 
 
 def middle(channels: int, attention: bool) -> nn.Sequential:
@@ -103,7 +124,7 @@ def middle(channels: int, attention: bool) -> nn.Sequential:
     return nn.Sequential(Residual(channels, channels), between, Residual(channels, channels))
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """Pictures ``[B,3,H,W]`` to features ``[B,outputs,H/s,W/s]`` with ``s = patch * 2**(levels-1)``.
 
     ``patch`` folds patches of pixels into channels before the first convolution (1: none, as in the published models).
@@ -135,11 +156,16 @@ class Encoder(nn.Module):
         h = self.stem(self.fold(images))
         for level in self.levels:
             h = level(h)
-        out: Tensor = self.out(F.silu(self.norm(self.middle(h))))
+        for part in self.middle:
+            h = self.run(part, h)
+        return self.run(self._finish, h)
+
+    def _finish(self, h: Tensor) -> Tensor:
+        out: Tensor = self.out(F.silu(self.norm(h)))
         return out
 
 
-class Decoder(nn.Module):
+class Decoder(Recomputing):
     """Features ``[B,inputs,h,w]`` to pictures ``[B,3,h*s,w*s]``, the mirror of `Encoder` with one more block a level.
 
     ``levels[0]`` is the finest, so they run in reverse.
@@ -168,8 +194,13 @@ class Decoder(nn.Module):
         self.unfold: nn.Module = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
 
     def forward(self, latent: Tensor) -> Tensor:
-        h = self.middle(self.stem(latent))
+        h = self.stem(latent)
+        for part in self.middle:
+            h = self.run(part, h)
         for level in reversed(list(self.levels)):
             h = level(h)
+        return self.run(self._finish, h)
+
+    def _finish(self, h: Tensor) -> Tensor:
         out: Tensor = self.unfold(self.out(F.silu(self.norm(h))))
         return out

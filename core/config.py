@@ -18,6 +18,22 @@ Size = tuple[int, int]
 """Height and width."""
 
 
+Parts = dict[str, dict[str, Any]]
+"""Registered parts by name, with the settings of each."""
+
+
+class ExtensionsConfig(Settings):
+    """Parts of plugins that act while a model runs. ``cyclevar plugins`` lists what there is."""
+
+    visibility: Parts = Field({})
+    """Which tokens see which; one at most."""
+    cache_policy: Parts = Field({})
+    """Which tokens the key-value cache keeps; one at most."""
+    decoder: Parts = Field({})
+    """What makes pictures of latents; one at most."""
+    callbacks: Parts = Field({})
+
+
 class SamplingConfig(Settings):
     """How to sample: one number each, or one a scale.
 
@@ -31,6 +47,7 @@ class SamplingConfig(Settings):
     """Draw from the k most probable codes; 0 for all."""
     top_p: Share | tuple[Share, ...] = 0.0
     """Draw from the most probable codes that together have this probability; 0 for all."""
+    extensions: ExtensionsConfig = ExtensionsConfig()
 
     @property
     def no_guidance(self) -> float:
@@ -152,6 +169,7 @@ class TranslationConfig(Settings):
     """``last``: the finest scale does not see the coarser ones (Table 4)."""
     output: Literal["multi", "last"] = "multi"
     """``last``: only the finest predicted map counts (Table 4)."""
+    extensions: ExtensionsConfig = ExtensionsConfig()
 
     @model_validator(mode="after")
     def _applies(self) -> Self:
@@ -170,6 +188,13 @@ class LoopConfig(Settings):
     save_every: PositiveInt = 250
     keep: PositiveInt = 2
     """Checkpoints to keep."""
+    on_divergence: Literal["stop", "restore"] = "stop"
+    """What follows on a figure, gradient or weight that is not finite: the end, or the last checkpoint again and all the
+    updates after it but the one that went wrong."""
+    most_restores: PositiveInt = 3
+    """Updates of a run that are left out so, at most; the next one that goes wrong ends it."""
+    spike: float = Field(10.0, gt=1)
+    """How many times its running median a loss or a gradient norm may be before a line says so."""
 
 
 class DataConfig(Settings):
@@ -186,6 +211,8 @@ class DataConfig(Settings):
     flip: bool = False
     skin_tones: bool = False
     """Train on the skin-tone variants of the built-in set too."""
+    most_bad: Share = 0.1
+    """Share of a domain's pictures that may be unreadable and left out; with more, the training stops."""
 
 
 class OptimizerConfig(Settings):
@@ -356,6 +383,20 @@ class LossConfig(Settings):
         return {"l1": 1.0, distance: self.perceptual} if given is None else given
 
 
+Order = Literal["joint", "turbo"]
+
+
+class ObjectiveConfig(Settings):
+    """How the generator's losses become updates."""
+
+    order: Order = "joint"
+    """``joint``: one update down the sum of the losses that are due, in two batched passes. ``turbo``: one update for
+    each in turn, cycle, adversarial, identity, with passes of its own, as CycleGAN-Turbo trains (arXiv 2403.12036)."""
+    chunk: NonNegativeInt = 0
+    """Pictures of each domain that pass through the generator at a time, their gradients added up: less memory, the
+    same update to rounding. 0: the whole batch."""
+
+
 class LoraConfig(Settings):
     """Low-rank adapters on the backbone's linear layers instead of training all its weights; needs ``peft``."""
 
@@ -418,9 +459,11 @@ class TrainConfig(Settings):
     warmup: WarmupConfig = WarmupConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     ema: float = Field(0.995, ge=0, lt=1)
     gradient_checkpointing: bool = False
-    """Compute the backbone's blocks again in the backward pass: less memory, more time, the same result."""
+    """Compute blocks of backbone, encoder and decoder again in the backward pass: less memory, more time, the same
+    result."""
     lora: LoraConfig = LoraConfig()
     diagnose_every: PositiveInt = 50
     """Steps between measurements of each loss's gradient norm."""
@@ -429,6 +472,8 @@ class TrainConfig(Settings):
     """Of the computation; weights are float32 always. ``auto``: bf16 on a GPU that has it, else float32."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Where the figures go besides the run folder; changes nothing that is learned."""
+    callbacks: Parts = Field({})
+    """Callbacks of plugins, by name, with the settings of each."""
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 
 import torch
@@ -18,6 +18,7 @@ from cyclevar.core.config import OptimizerConfig
 from cyclevar.core.data.batches import UnpairedBatches
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.manager import get_manager
+from cyclevar.core.training.divergence import NonFiniteError
 
 
 def step_random(seed: int, step: int) -> Random:
@@ -26,7 +27,10 @@ def step_random(seed: int, step: int) -> Random:
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:
-    """AdamW over the trainable parameters; vectors, embeddings and scalars are not decayed (VAR's recipe)."""
+    """AdamW over the trainable parameters; vectors, embeddings and scalars are not decayed (VAR's recipe).
+
+    What is frozen is unknown to it and has no state. On CPUs and CUDA each update is one fused pass over all.
+    """
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     plain = [p for name, p in trainable if p.squeeze().ndim < 2 or _undecayed(name)]
     decayed = [p for name, p in trainable if not (p.squeeze().ndim < 2 or _undecayed(name))]
@@ -34,7 +38,8 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in trainable)
+    return AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
 def _undecayed(name: str) -> bool:
@@ -54,11 +59,22 @@ def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, step: int, 
     return rate
 
 
-def descend(accelerator: Accelerator, loss: Tensor, optimizer: Optimizer, clip: float = math.inf) -> Tensor:
-    """One update of the optimizer's parameters down the gradient of ``loss``; the gradient's norm before clipping."""
+def descend(
+    accelerator: Accelerator, losses: Tensor | Iterable[Tensor], optimizer: Optimizer, clip: float = math.inf
+) -> Tensor:
+    """One update of the optimizer's parameters down the gradient of a loss; the gradient's norm before clipping.
+
+    Several ``losses`` are added up, each made when the graph of the one before is gone. Raises `NonFiniteError`, and
+    leaves the parameters as they are, where the norm is not finite.
+    """
     optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
-    norm: Tensor = nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+    for loss in [losses] if isinstance(losses, Tensor) else losses:
+        accelerator.backward(loss)
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    if not norm.isfinite():
+        raise NonFiniteError(f"a gradient's norm is {float(norm)}")
+    nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     optimizer.step()
     return norm
 

@@ -1,14 +1,14 @@
-"""The generator's objective: both directions in two batched passes (CycleVAR Eq. 12-16)."""
+"""The generator's objective: both directions in two batched passes (CycleVAR Eq. 12-16), or in those of each loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cyclevar.core.config import GeneratorLoss, LossConfig, TranslationConfig
+from cyclevar.core.config import GeneratorLoss, LossConfig, Order, TranslationConfig
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
 from cyclevar.core.picture_model import Context, PictureModel, Translated
@@ -23,13 +23,39 @@ Targets = tuple[int | str, int | str]
 class Step:
     """What one generator step made.
 
-    ``losses``: scalars by name (gan, cycle, identity), unweighted; ``fakes``: a batch of each domain, ``[B,3,H,W]``;
-    ``first``: the first pass, rows a->b, b->a and, where asked for, a->a, b->b.
+    ``losses``: scalars by name (gan, cycle, identity), unweighted; ``fakes``: a batch of each domain, ``[B,3,H,W]``, of
+    no pictures where only the identity was due; ``first``: the first pass, rows a->b, b->a and, where due, a->a, b->b.
     """
 
     losses: dict[str, Tensor]
     fakes: tuple[Tensor, Tensor]
     first: Translated
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Real pictures of both domains, ``[B,3,H,W]`` each, and what is read of them, ``[2B,...]``."""
+
+    a: Tensor
+    b: Tensor
+    context: Context
+
+
+def read_pictures(model: PictureModel, a: Tensor, b: Tensor, chunk: int = 0) -> list[Pictures]:
+    """The pictures with what is read of them, ``chunk`` of each domain at a time (0: all)."""
+    pairs = zip(a.split(chunk or len(a)), b.split(chunk or len(b)), strict=True)
+    return [Pictures(*pair, real_context(model, *pair)) for pair in pairs]
+
+
+def updates(order: Order, due: Collection[str]) -> list[frozenset[str]]:
+    """Which of the losses that are ``due`` each update of a generator step goes down, in their order.
+
+    In ``turbo`` order the adversarial one is there even where its loss is not due: discriminators learn from its fakes.
+    """
+    if order == "joint":
+        return [frozenset(due)]
+    names = [name for name in ("cycle", "gan", "identity") if name == "gan" or name in due]
+    return [frozenset({name}).intersection(due) for name in names]
 
 
 @torch.no_grad()
@@ -46,43 +72,40 @@ def exact_context(model: PictureModel, images: Tensor) -> Context:
 
 def generator_step(
     model: PictureModel,
-    a: Tensor,
-    b: Tensor,
-    context: Context,
+    pictures: Pictures,
     targets: Targets,
     discriminators: Sequence[Discriminator],
     translation: TranslationConfig,
-    loss: LossConfig,
     reconstructions: Reconstructions,
+    due: Collection[str],
     *,
-    cycle: bool,
-    identity: bool,
     generator: GeneratorLoss = "nonsaturating",
 ) -> Step:
-    """Translate a batch of each domain there and back, and score it.
+    """Translate a batch of each domain as the losses that are ``due`` ask for, and score it.
 
-    First pass: a to b, b to a (with ``identity`` also a to a, b to b); second pass, with ``cycle``: the fakes back.
-    ``context`` is `real_context`; ``generator`` names the adversarial loss.
+    First pass: a to b, b to a (unless only the identity is due) and for the identity a to a, b to b; second pass, for
+    the cycle: the fakes back. ``generator`` names the adversarial loss.
     """
-    batch = len(a)
-    wanted = [targets[1]] * batch + [targets[0]] * batch
-    if identity:
-        wanted += [targets[0]] * batch + [targets[1]] * batch
-        context = [torch.cat([part, part]) for part in context]
+    a, b, context, batch = pictures.a, pictures.b, pictures.context, len(pictures.a)
+    back = [targets[0]] * batch + [targets[1]] * batch
+    wanted = [] if set(due) == {"identity"} else [targets[1]] * batch + [targets[0]] * batch
+    made = len(wanted)
+    if "identity" in due:
+        wanted = wanted + back
+        context = [torch.cat([part] * (len(wanted) // (2 * batch))) for part in context]
     first = model.translate(context, model.condition(wanted), translation, clamp=False)
     images = clamped(first.image.float())
-    fake_b, fake_a = images[:batch], images[batch : 2 * batch]
+    fake_b, fake_a = images[: made // 2], images[made // 2 : made]
     losses: dict[str, Tensor] = {}
-    if loss.gan:
+    if "gan" in due:
         judged = zip(discriminators, (fake_a, fake_b), strict=True)
         losses["gan"] = torch.stack([generator_loss(judge(fake), generator) for judge, fake in judged]).mean()
-    if cycle:
-        back = model.condition([targets[0]] * batch + [targets[1]] * batch)
+    if "cycle" in due:
         context = exact_context(model, torch.cat([fake_b, fake_a]))
-        cycled = model.translate(context, back, translation, clamp=False).image
+        cycled = model.translate(context, model.condition(back), translation, clamp=False).image
         losses["cycle"] = reconstructions.cycle(clamped(cycled.float()), torch.cat([a, b]))
-    if identity:
-        losses["identity"] = reconstructions.identity(images[2 * batch :], torch.cat([a, b]))
+    if "identity" in due:
+        losses["identity"] = reconstructions.identity(images[made:], torch.cat([a, b]))
     return Step(losses, (fake_a, fake_b), first)
 
 

@@ -10,7 +10,9 @@ The stages follow one step counter, so that a run resumes wherever it stopped::
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import math
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -18,6 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cyclevar.core.autoencoder import recompute
 from cyclevar.core.config import TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import Part
@@ -25,7 +28,7 @@ from cyclevar.core.evaluation.evaluate import pooled_features, quick_kid_rt
 from cyclevar.core.features import FeatureNet
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
-from cyclevar.core.picture_model import Context, PictureModel
+from cyclevar.core.picture_model import PictureModel
 from cyclevar.core.training import objective
 from cyclevar.core.training.common import (
     Stream,
@@ -104,6 +107,7 @@ class TranslatorTask(Task):
         if isinstance(model, Model):
             model.tokenizer.requires_grad_(False).eval()
             model.backbone.gradient_checkpointing = config.gradient_checkpointing
+            recompute(model.tokenizer, config.gradient_checkpointing)
             if config.lora.rank:
                 self.adapters = Adapters(model.backbone, config.lora)
         self.ema = moving_average(learner, config.ema)
@@ -190,62 +194,83 @@ class TranslatorTask(Task):
         with self.accelerator.autocast():
             loss = objective.warmup_loss(self.model, context, self.targets, self.config.translation)
         norm = self._descend(loss)
+        self.ema.update_parameters(self.model.translates)
         return {"warmup_error": float(loss.detach()), "gradient_norm": norm, "learning_rate": rate}
 
-    def _descend(self, loss: Tensor) -> float:
+    def _descend(self, losses: Tensor | Iterable[Tensor]) -> float:
         """One update of the generator; the gradient's norm before clipping."""
-        norm = descend(self.accelerator, loss, self.optimizer, self.config.optimizer.clip)
-        self.ema.update_parameters(self.model.translates)
-        return float(norm)
+        return float(descend(self.accelerator, losses, self.optimizer, self.config.optimizer.clip))
 
     def _pretrain_discriminators(self, pretrained: int, a: Tensor, b: Tensor) -> dict[str, float]:
         with torch.no_grad():
-            context = objective.real_context(self.model, a, b)
-            made = self._generate(a, b, context, cycle=False, identity=False)
-        values = self._update_discriminators(a, b, context, made.fakes, pretrained)
+            chunks = objective.read_pictures(self.model, a, b, self.config.objective.chunk)
+            fakes = [self._generate(pictures, ()).fakes for pictures in chunks]
+        values = self._update_discriminators(chunks, fakes, pretrained)
         if (pretrained + 1) % 20 == 0:
             values["auc"] = self._held_out_auc()
         return values
 
-    def _generate(self, a: Tensor, b: Tensor, context: Context, *, cycle: bool, identity: bool) -> objective.Step:
+    def _generate(self, pictures: objective.Pictures, due: Collection[str]) -> objective.Step:
         judges = [judge for judge in self.discriminators if isinstance(judge, Discriminator)]
-        loss = self.config.loss if torch.is_grad_enabled() else self.config.loss.model_copy(update={"gan": 0.0})
         with frozen(self.discriminators), self.accelerator.autocast():
             return objective.generator_step(
                 self.model,
-                a,
-                b,
-                context,
+                pictures,
                 self.targets,
                 judges,
                 self.config.translation,
-                loss,
                 self.reconstructions,
-                cycle=cycle and bool(loss.cycle),
-                identity=identity and bool(loss.identity),
+                due,
                 generator=self.config.discriminator.generator_loss,
             )
 
     def _adversarial(self, step: int, since: int, a: Tensor, b: Tensor) -> dict[str, float]:
         config = self.config
         rate = set_learning_rate(self.optimizer, config.optimizer, step - since, config.loop.steps - since)
-        context = objective.real_context(self.model, a, b)
-        made = self._generate(
-            a,
-            b,
-            context,
-            cycle=(step - since) % config.loss.cycle_every == 0,
-            identity=(step - since) % config.loss.identity_every == 0,
-        )
-        values = {f"loss/{name}": float(value.detach()) for name, value in made.losses.items()}
-        if (step - since) % config.diagnose_every == 0:
-            values |= self._diagnose(made)
-        values["gradient_norm"] = self._descend(objective.total(made.losses, config.loss))
-        fakes = (made.fakes[0].detach().float(), made.fakes[1].detach().float())
+        chunks = objective.read_pictures(self.model, a, b, config.objective.chunk)
+        every = {"gan": 1, "cycle": config.loss.cycle_every, "identity": config.loss.identity_every}
+        due = [name for name, steps in every.items() if getattr(config.loss, name) and (step - since) % steps == 0]
+        diagnosed = (step - since) % config.diagnose_every == 0
+        values: dict[str, float] = {}
+        fakes: list[tuple[Tensor, Tensor]] = []
+        for losses in objective.updates(config.objective.order, due):
+            figures, made = self._update_generator(chunks, losses, diagnosed=diagnosed)
+            norm = max(values.get("gradient_norm", 0.0), figures["gradient_norm"])
+            values = figures | values | {"gradient_norm": norm}
+            if losses != {"identity"}:
+                fakes = made
+        self.ema.update_parameters(self.model.translates)
         for update in range(config.discriminator.updates):
-            values |= self._update_discriminators(a, b, context, fakes, step * config.discriminator.updates + update)
+            values |= self._update_discriminators(chunks, fakes, step * config.discriminator.updates + update)
         self._watch(step, values)
         return values | {"learning_rate": rate}
+
+    def _update_generator(
+        self, chunks: Sequence[objective.Pictures], due: Collection[str], *, diagnosed: bool
+    ) -> tuple[dict[str, float], list[tuple[Tensor, Tensor]]]:
+        """One update down the losses that are ``due``, chunk by chunk; figures of the whole, and each chunk's fakes."""
+        count = sum(len(pictures.a) for pictures in chunks)
+        figures: dict[str, float] = {}
+        fakes: list[tuple[Tensor, Tensor]] = []
+
+        def losses() -> Iterator[Tensor]:
+            for pictures in chunks:
+                share = len(pictures.a) / count
+                made = self._generate(pictures, due)
+                found = {f"loss/{name}": float(value.detach()) for name, value in made.losses.items()}
+                if diagnosed:
+                    found |= self._diagnose(made)
+                for name, value in found.items():
+                    added = math.hypot if name.startswith("gradient/") else operator.add
+                    figures[name] = added(figures.get(name, 0.0), share * value)
+                fakes.append((made.fakes[0].detach().float(), made.fakes[1].detach().float()))
+                if made.losses:
+                    loss = share * objective.total(made.losses, self.config.loss)
+                    del made  # what the backward pass does not need is gone before it begins
+                    yield loss
+
+        norm = self._descend(losses())
+        return figures | {"gradient_norm": norm}, fakes
 
     def _watch(self, step: int, values: Mapping[str, float]) -> None:
         """Raise the alarm, once, where the discriminators have been nearly always right for long."""
@@ -277,20 +302,20 @@ class TranslatorTask(Task):
         return found
 
     def _update_discriminators(
-        self, a: Tensor, b: Tensor, context: Context, fakes: tuple[Tensor, Tensor], update: int
+        self, chunks: Sequence[objective.Pictures], fakes: Sequence[tuple[Tensor, Tensor]], update: int
     ) -> dict[str, float]:
         """``update`` counts those of a stage: it decides when the R1 penalty is due."""
         settings = self.config.discriminator
         set_learning_rate(self.discriminator_optimizer, settings.optimizer, settings.optimizer.warmup, 1)
-        reals: Sequence[Tensor] = (a, b)
+        reals: Sequence[tuple[Tensor, ...]] = [(pictures.a, pictures.b) for pictures in chunks]
         if settings.real == "roundtrip":
             with torch.no_grad(), self.accelerator.autocast():
-                reals = self.model.reconstruct(context).float().split(len(a))
-        loss = torch.zeros((), device=a.device)
+                reals = [self.model.reconstruct(one.context).float().split(len(one.a)) for one in chunks]
+        loss = torch.zeros((), device=self.accelerator.device)
         values: dict[str, float] = {}
-        for domain, (judge, real, fake) in enumerate(zip(self.discriminators, reals, fakes, strict=True)):
-            real = self._pooled(2 * domain, real, settings.drawn)
-            fake = self._pooled(2 * domain + 1, fake, settings.drawn)
+        for domain, judge in enumerate(self.discriminators):
+            real = self._pooled(2 * domain, torch.cat([pair[domain] for pair in reals]), settings.drawn)
+            fake = self._pooled(2 * domain + 1, torch.cat([pair[domain] for pair in fakes]), settings.drawn)
             with self.accelerator.autocast():
                 heads = [head.split([len(real), len(fake)]) for head in judge(torch.cat([real, fake]))]
             on_real, on_fake = [pair[0] for pair in heads], [pair[1] for pair in heads]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.testing import assert_close
 
 from cyclevar.core.autoencoder import (
@@ -15,6 +16,7 @@ from cyclevar.core.autoencoder import (
     SpatialAttention,
     Upsample,
     group_norm,
+    recompute,
 )
 from cyclevar.core.errors import ConfigError
 
@@ -30,6 +32,27 @@ def test_sizes(multipliers: tuple[int, ...], patch: int, stride: int, attention:
     latent = encoder(torch.randn(2, 3, 16, 24))
     assert latent.shape == (2, 6, 16 // stride, 24 // stride)
     assert decoder(latent).shape == (2, 3, 16, 24)
+
+
+@pytest.mark.parametrize("kind", [Encoder, Decoder])
+def test_parts_computed_again_give_the_same_gradient_and_keep_less(kind: type[Encoder | Decoder]) -> None:
+    net = kind(32, (1, 2), 1, 6, attention=True).requires_grad_(False)
+    x = torch.randn(2, 3, 16, 16) if kind is Encoder else torch.randn(2, 6, 8, 8)
+    found, kept = [], []
+    for again in (False, True):
+        recompute(net, again)
+        given, storages = x.clone().requires_grad_(), dict[int, int]()
+
+        def keep(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
+            storages[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = net(given).square().sum()
+        kept.append(sum(storages.values()))
+        found += torch.autograd.grad(out, given)
+    assert torch.equal(*found)
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_the_decoder_has_one_more_block_a_level() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cyclevar.core.config import OptimizerConfig
 from cyclevar.core.data.batches import UnpairedBatches
@@ -115,6 +118,53 @@ def test_the_moving_average_follows() -> None:
         decay = min(0.5, (1 + count) / (10 + count)) if count else 0.0  # quick at first
         by_hand = decay * by_hand + (1 - decay) * count**2
         assert average.module.weight.item() == pytest.approx(by_hand)
+
+
+def test_an_optimizer_is_one_fused_pass() -> None:
+    net = nn.Linear(2, 3)
+    optimizer = make_optimizer(net, OptimizerConfig(learning_rate=0.1, weight_decay=0.0))
+    assert all(group["fused"] for group in optimizer.param_groups)
+    plain = torch.optim.AdamW(copy.deepcopy(net).parameters(), lr=0.1, weight_decay=0.0)
+    for one in (optimizer, plain):
+        for group in one.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.arange(1.0, parameter.numel() + 1).view_as(parameter)
+        one.step()
+    [other] = [group["params"] for group in plain.param_groups]
+    for mine, theirs in zip(net.parameters(), other, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_losses_are_added_up_and_made_one_by_one(accelerator: Any) -> None:
+    weight, order = nn.Parameter(torch.tensor([1.0, 2.0])), []
+    weight.register_post_accumulate_grad_hook(lambda _: order.append("backward"))
+
+    def losses() -> Iterator[Tensor]:
+        for factor in (2.0, 3.0):
+            order.append("forward")
+            yield factor * weight.sum()
+
+    descend(accelerator, losses(), torch.optim.SGD([weight], lr=1.0))
+    assert weight.tolist() == [-4.0, -3.0]
+    assert order == ["forward", "backward"] * 2
+
+
+def test_an_update_that_takes_longer_than_loading_never_waits(pictures: Path) -> None:
+    batches = UnpairedBatches(open_dataset(pictures).train, 2, 16)
+    load = batches.batch
+
+    def slowly(step: int) -> tuple[Tensor, Tensor]:
+        time.sleep(0.03)
+        return load(step)
+
+    batches.batch = slowly  # type: ignore[method-assign]
+    stream, steps = Stream(batches, torch.device("cpu")), 8
+    stream.batch(0)
+    assert stream.waited() >= 0.03  # the first one has to be waited for
+    for step in range(1, steps + 1):
+        time.sleep(0.06)
+        stream.batch(step)
+    assert stream.waited() < 0.25 * 0.03 * steps
 
 
 def test_the_stream_gives_the_batch_of_any_step(pictures: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -45,20 +46,16 @@ def pieces(config: LossConfig, distance: Any) -> Reconstructions:
 
 
 def make_step(
-    model: Model, images: tuple[Tensor, Tensor], judges: Any, distance: Any, *, cycle: bool = True, **weights: float
+    model: Model,
+    images: tuple[Tensor, Tensor],
+    judges: Any,
+    distance: Any,
+    due: Collection[str] = ("gan", "cycle", "identity"),
+    **weights: float,
 ) -> objective.Step:
-    return objective.generator_step(
-        model,
-        *images,
-        objective.real_context(model, *images),
-        TARGETS,
-        judges,
-        TRANSLATION,
-        config := LossConfig(**weights),  # type: ignore[arg-type]
-        pieces(config, distance),
-        cycle=cycle,
-        identity=True,
-    )
+    [pictures] = objective.read_pictures(model, *images)
+    config = LossConfig(**weights)  # type: ignore[arg-type]
+    return objective.generator_step(model, pictures, TARGETS, judges, TRANSLATION, pieces(config, distance), due)
 
 
 def test_two_batched_passes_make_what_eight_single_ones_would(
@@ -161,12 +158,50 @@ def test_the_cycle_loss_passes_through_the_frozen_encoder(
 def test_the_second_pass_is_made_only_when_it_is_asked_for(
     frozen_model: Model, images: tuple[Tensor, Tensor], judges: Any, perceptual: Any
 ) -> None:
-    step = make_step(frozen_model, images, judges, perceptual, cycle=False)
-    assert set(step.losses) == {"gan", "identity"}
-    assert set(make_step(frozen_model, images, judges, perceptual, gan=0.0, cycle_every=1).losses) == {
-        "cycle",
-        "identity",
-    }
+    calls: list[int] = []
+    frozen_model.backbone.register_forward_pre_hook(lambda module, given: calls.append(len(given[1])))
+    for due, rows in (
+        (("gan", "identity"), [8]),
+        (("cycle", "identity"), [8, 4]),
+        (("gan",), [4]),
+        ((), [4]),
+        (("cycle",), [4, 4]),
+        (("identity",), [4]),
+    ):
+        calls.clear()
+        step = make_step(frozen_model, images, judges, perceptual, due)
+        assert set(step.losses) == set(due)
+        assert calls == rows, due
+        assert [len(fake) for fake in step.fakes] == ([0, 0] if due == ("identity",) else [2, 2])
+
+
+@pytest.mark.parametrize("name", ["gan", "cycle", "identity"])
+def test_a_loss_alone_is_what_it_is_among_the_others(
+    frozen_model: Model, images: tuple[Tensor, Tensor], judges: Any, perceptual: Any, name: str
+) -> None:
+    together = make_step(frozen_model, images, judges, perceptual).losses[name]
+    alone = make_step(frozen_model, images, judges, perceptual, (name,)).losses[name]
+    torch.testing.assert_close(alone, together)
+    head = frozen_model.backbone.get_parameter("head.weight")
+    torch.testing.assert_close(*(torch.autograd.grad(loss, head)[0] for loss in (alone, together)))
+
+
+def test_updates_of_a_step() -> None:
+    every = ("gan", "cycle", "identity")
+    assert objective.updates("joint", every) == [frozenset(every)]
+    assert objective.updates("turbo", every) == [{"cycle"}, {"gan"}, {"identity"}]
+    assert objective.updates("turbo", ("gan", "identity")) == [{"gan"}, {"identity"}]
+    assert objective.updates("turbo", ("identity",)) == [set(), {"identity"}]  # fakes for the discriminators
+
+
+def test_chunks_are_read_as_the_whole_is(frozen_model: Model, images: tuple[Tensor, Tensor]) -> None:
+    a, b = (torch.cat([part, part.flip(3)])[:3] for part in images)
+    [whole] = objective.read_pictures(frozen_model, a, b)
+    chunks = objective.read_pictures(frozen_model, a, b, chunk=2)
+    assert [len(pictures.a) for pictures in chunks] == [2, 1]
+    for scale, part in enumerate(whole.context):
+        halves = [pictures.context[scale].chunk(2) for pictures in chunks]
+        torch.testing.assert_close(torch.cat([*(a for a, _ in halves), *(b for _, b in halves)]), part)
 
 
 def test_the_warm_up_error_is_relative(frozen_model: Model, images: tuple[Tensor, Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
 from cyclevar.core.training import trainer
-from cyclevar.core.training.objective import real_context, total
+from cyclevar.core.training.objective import read_pictures, total
 from cyclevar.core.training.trainer import ImagePool, TranslatorTask
 
 pytestmark = pytest.mark.usefixtures("light")
@@ -164,7 +164,8 @@ def test_both_sides_learn_in_the_adversarial_stage(make_task: Make) -> None:
 def test_the_generators_update_leaves_the_discriminators_alone(make_task: Make) -> None:
     task = make_task()
     a, b = task.stream.batch(0)
-    made = task._generate(a, b, real_context(task.model, a, b), cycle=True, identity=True)
+    [pictures] = read_pictures(task.model, a, b)
+    made = task._generate(pictures, ("gan", "cycle", "identity"))
     task._descend(total(made.losses, task.config.loss))
     assert all(parameter.grad is None for parameter in task.discriminators.parameters())
 
@@ -218,6 +219,79 @@ def test_frozen_parts_of_a_discriminator_stay_frozen(make_task: Make) -> None:
     assert all(".head." in name for name in moved)
     trunks = [judge.trunk.weight for judge in task.discriminators]
     assert not any(weight.requires_grad or weight.grad is not None for weight in trunks)
+
+
+@pytest.mark.parametrize(("order", "rows"), [("joint", {0: 12, 2: 8}), ("turbo", {0: 6, 2: 4})])
+def test_a_batch_in_chunks_trains_the_same(
+    make_task: Make, model: Model, monkeypatch: pytest.MonkeyPatch, order: str, rows: dict[int, int]
+) -> None:
+    before, decode = values_of(model), model.tokenizer.decode
+    decoded: list[int] = []
+    monkeypatch.setattr(model.tokenizer, "decode", lambda x, **more: decoded.append(len(x)) or decode(x, **more))
+
+    def trained(chunk: int) -> tuple[Tensor, Mapping[str, float]]:
+        """The gradient of the last update, and the figures of the step."""
+        model.load_state_dict(before)
+        judges = {"pretrain_steps": 0, "updates": 1, "settings": {"width": 8, "augment": []}}
+        settings = {"objective": {"order": order, "chunk": chunk}, "discriminator": judges, "warmup": {"steps": 0}}
+        task = make_task(batch_size=3, diagnose_every=1, **settings)
+        decoded.clear()
+        figures = task.update(0)
+        assert max(decoded) == rows[chunk]
+        return torch.cat([p.grad.flatten() for p in model.backbone.parameters() if p.grad is not None]), figures
+
+    (whole, figures), (parts, again) = trained(0), trained(2)
+    assert (parts - whole).norm() < 5e-4 * whole.norm()
+    assert dict(again) == pytest.approx(dict(figures), rel=1e-3, abs=1e-4)
+
+
+def test_each_loss_has_an_update_of_its_own_in_turbo_order(
+    make_task: Make, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(objective={"order": "turbo"}, warmup={"steps": 0}, discriminator={"pretrain_steps": 0})
+    asked, updated = [], []
+    generate, descend = task._generate, task._descend
+    monkeypatch.setattr(task, "_generate", lambda pictures, due: asked.append(set(due)) or generate(pictures, due))
+    monkeypatch.setattr(task, "_descend", lambda losses: updated.append(1) or descend(losses))
+    average = values_of(task.ema)
+    figures = task.update(0)
+    assert asked == [{"cycle"}, {"gan"}, {"identity"}]
+    assert len(updated) == 3
+    assert int(task.ema.n_averaged) == int(average["n_averaged"]) + 1
+    assert {f"loss/{name}" for name in ("gan", "cycle", "identity", "discriminator")} <= figures.keys()
+    assert {f"gradient/{name}" for name in ("gan", "cycle", "identity")} <= figures.keys()
+    task.update(1)
+    assert asked[3:] == [{"gan"}]
+
+
+def test_discriminators_learn_even_where_nothing_pays_for_being_found_out(make_task: Make) -> None:
+    task = make_task(
+        objective={"order": "turbo"},
+        loss={"gan": 0.0, "cycle_every": 1},
+        warmup={"steps": 0},
+        discriminator={"pretrain_steps": 0},
+    )
+    before = values_of(task.discriminators)
+    figures = task.update(1)
+    assert "loss/gan" not in figures
+    assert figures["gradient_norm"] > 0
+    assert changed(before, task.discriminators)
+
+
+@pytest.mark.usefixtures("on_frozen_features")
+def test_frozen_parts_have_no_optimizer_state(make_task: Make) -> None:
+    pytest.importorskip("peft", reason="no peft: pip install 'cyclevar[lora]'")
+    task = make_task(lora={"rank": 2}, warmup={"steps": 0}, discriminator={"pretrain_steps": 0})
+    task.update(0)
+    for optimizer, module in (
+        (task.optimizer, task.model),
+        (task.discriminator_optimizer, task.discriminators),
+    ):
+        kept = {id(parameter) for parameter in optimizer.state}
+        assert kept == {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+        assert kept.isdisjoint(id(parameter) for parameter in module.parameters() if not parameter.requires_grad)
+        assert kept
+    assert len(task.optimizer.state) < len(list(task.model.parameters())) / 2
 
 
 def test_blocks_computed_again_train_the_same(make_task: Make, model: Model) -> None:
