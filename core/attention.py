@@ -6,12 +6,9 @@ Layout everywhere: ``[B, tokens, heads, head_dim]``.
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.xformers_attention import attend_planned, first_line, form_problem, gather
 
 BACKENDS = ("auto", "xformers", "sdpa", "dense")
 Span = tuple[int, int]
@@ -26,7 +24,11 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Visibility:
-    """``sees[q][k]``: whether the tokens of scale ``q`` see those of scale ``k``."""
+    """``sees[q][k]``: whether the tokens of scale ``q`` see those of scale ``k``.
+
+    A subclass may let them see some of those tokens only (`tokens`). The cache keeps a scale as long as a later one
+    sees it.
+    """
 
     sees: tuple[tuple[bool, ...], ...]
 
@@ -51,13 +53,33 @@ class Visibility:
         later = self.sees[scale + 1 :]
         return tuple(any(row[k] for row in later) for k in range(len(self.sees)))
 
+    def tokens(self, schedule: ScaleSchedule, query_scale: int, key_scale: int) -> Tensor | None:
+        """Which tokens of a scale that is seen: bool ``[l_q,l_k]``, a row for each query; here None, for all.
+
+        Called for every plan: an answer that takes long belongs into a cache.
+        """
+        return None
+
+    def pairs(self, schedule: ScaleSchedule) -> int:
+        """Pairs of a query and a key that meet in one pass over all scales of ``schedule``, per head and picture."""
+        found = 0
+        for q, row in enumerate(self.sees):
+            for k in (k for k, visible in enumerate(row) if visible):
+                some = self.tokens(schedule, q, k)
+                found += schedule.lengths[q] * schedule.lengths[k] if some is None else int(some.sum())
+        return found
+
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive queries and the key ranges that they see."""
+    """Consecutive queries and the key ranges that they see.
+
+    ``mask``: which of those keys, bool ``[queries,keys]`` over the ranges one after the other; None for all.
+    """
 
     queries: Span
     keys: tuple[Span, ...]
+    mask: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,18 @@ class AttentionPlan:
     blocks: tuple[Block, ...]
     backend: str = "auto"
 
+    def moved(self, place: Callable[[int], int]) -> AttentionPlan:
+        """The plan where the key that was at ``i`` is at ``place(i)``. Raises `ConfigError` where tokens are masked."""
+        if any(block.mask is not None for block in self.blocks):
+            raise ConfigError(
+                "a visibility that hides single tokens and a cache policy are asked for together",
+                expected="one of the two",
+            )
+        blocks = (
+            replace(block, keys=tuple((place(low), place(high)) for low, high in block.keys)) for block in self.blocks
+        )
+        return replace(self, blocks=tuple(blocks))
+
 
 def plan_attention(
     schedule: ScaleSchedule,
@@ -74,8 +108,11 @@ def plan_attention(
     scales: Sequence[int],
     kept: Sequence[int] = (),
     backend: str = "auto",
+    device: torch.device | None = None,
 ) -> AttentionPlan:
     """Plan the queries of ``scales`` against the keys of the ``kept`` (cached) scales followed by ``scales``.
+
+    Masks of single tokens, where the visibility has any, lie on ``device``.
 
     Raises `ConfigError` if the visibility was made for another number of scales, or lets a scale see nothing or one
     that is absent.
@@ -105,24 +142,45 @@ def plan_attention(
         if not ranges:
             raise ConfigError(f"scale {scale} sees nothing", expected="at least one scale for each to see")
         low, high = spans[scale]
-        blocks.append(Block((low - offset, high - offset), tuple(ranges)))
+        mask = _token_mask(schedule, visibility, scale, device)
+        blocks.append(Block((low - offset, high - offset), tuple(ranges), mask))
     return AttentionPlan(tuple(blocks), backend)
+
+
+def _token_mask(
+    schedule: ScaleSchedule, visibility: Visibility, scale: int, device: torch.device | None
+) -> Tensor | None:
+    """Which tokens of the scales that it sees a scale sees, bool ``[l_q,keys]``; None for all."""
+    if type(visibility).tokens is Visibility.tokens:
+        return None
+    seen = [k for k, visible in enumerate(visibility.sees[scale]) if visible]
+    parts = [visibility.tokens(schedule, scale, k) for k in seen]
+    if all(part is None for part in parts):
+        return None
+    rows = schedule.lengths[scale]
+    whole = [
+        torch.ones(rows, schedule.lengths[k], dtype=torch.bool) if part is None else part
+        for k, part in zip(seen, parts, strict=True)
+    ]
+    return torch.cat(whole, dim=1).to(device)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
     """Softmax attention ``[B,l,H,D]`` of the planned blocks; ``scale`` multiplies the logits.
 
-    One unmasked kernel call a block, which computes only the pairs that are seen; ``dense`` is the plain twin, one call
-    with a mask.
+    One kernel call a block, unmasked unless single tokens are hidden, which computes only the pairs of scales that see
+    each other; xformers makes one call of all blocks where it can. ``dense`` is the plain twin, one call with a mask.
     """
-    backend = choose_backend(query.device, plan.backend)[0]
+    backend = _backend(query.device, plan.backend)
     if backend == "dense":
         return _sdpa(query, key, value, scale, dense_mask(plan, query.shape[1], key.shape[1], query.device))
-    kernel = _xformers_kernel() if backend == "xformers" else _sdpa
+    if backend == "xformers" and all(block.mask is None for block in plan.blocks):
+        out = attend_planned(query, key, value, plan, scale)
+        if out is not None:
+            return out
     parts = [
-        kernel(query[:, low:high], _ranges(key, block.keys), _ranges(value, block.keys), scale)
+        _sdpa(query[:, slice(*block.queries)], gather(key, block.keys), gather(value, block.keys), scale, block.mask)
         for block in plan.blocks
-        for low, high in [block.queries]
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -137,8 +195,11 @@ def dense_mask(plan: AttentionPlan, queries: int, keys: int, device: torch.devic
     """The plan as a mask: bool ``[queries,keys]``, True where seen."""
     mask = torch.zeros(queries, keys, dtype=torch.bool, device=device)
     for block in plan.blocks:
+        begin = 0
         for low, high in block.keys:
-            mask[slice(*block.queries), low:high] = True
+            part = True if block.mask is None else block.mask[:, begin : begin + high - low].to(device)
+            mask[slice(*block.queries), low:high] = part
+            begin += high - low
     return mask
 
 
@@ -160,6 +221,12 @@ def choose_backend(device: torch.device, requested: str = "auto") -> tuple[str, 
     return "xformers", "asked for"
 
 
+@torch.compiler.assume_constant_result
+def _backend(device: torch.device, requested: str) -> str:
+    """The kernel alone, which is the same in a process for good."""
+    return choose_backend(device, requested)[0]
+
+
 def _xformers_problem(device: torch.device) -> str:
     """Why xformers cannot be used on ``device``; empty if a small trial went well."""
     if device.type != "cuda":
@@ -167,39 +234,12 @@ def _xformers_problem(device: torch.device) -> str:
     if importlib.util.find_spec("xformers") is None:
         return "xformers is not installed"
     try:
-        small = torch.zeros(1, 8, 1, 16, device=device)
-        _xformers_kernel()(small, small, small, 1.0)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        return f"xformers fails on {device.type} ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
-    return ""
-
-
-def _ranges(tensor: Tensor, spans: Sequence[Span]) -> Tensor:
-    parts = [tensor[:, low:high] for low, high in spans]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        problem = form_problem("each", False, device, torch.float32, 16)
+    except (ImportError, OSError) as error:
+        problem = first_line(error)
+    return f"xformers fails on {device.type} ({problem})" if problem else ""
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).transpose(1, 2)
-
-
-@cache
-def _xformers_kernel() -> Callable[..., Tensor]:
-    """xformers' memory-efficient attention; what its import says of missing C++ parts is not shown to the user."""
-    logger = logging.getLogger("xformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from xformers.ops import memory_efficient_attention
-    finally:
-        logger.setLevel(level)
-
-    def kernel(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        out: Any = memory_efficient_attention(query, key.to(query.dtype), value.to(query.dtype), scale=scale)
-        assert isinstance(out, Tensor)
-        return out
-
-    return kernel

@@ -86,7 +86,10 @@ class SelfAttention(nn.Module):
         query, key = query.to(value.dtype), key.to(value.dtype)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
+            plan = cache.plan(layer, plan)
         mixed: Tensor = self.out(attend(query, key, value, plan, self.scale).flatten(2))
+        if cache is not None:
+            cache.settle(layer, query, self.scale)
         return mixed
 
     def project(self, x: Tensor) -> Sequence[Tensor]:

@@ -25,6 +25,7 @@ class ClassConditionalBackbone(Backbone):
     """Tokens of all scales in one sequence; the class is start token and modulation. A family says where tokens are."""
 
     config: ClassConditionalConfig
+    capabilities = frozenset({"cache_policy", "taps"})
 
     def __init__(self, config: ClassConditionalConfig, channels: int, codes: int, first: int) -> None:
         """``channels`` of the maps, number of ``codes``, and tokens of the ``first`` scale, each with a start row."""
@@ -144,7 +145,8 @@ class ClassConditionalBackbone(Backbone):
             dim=1,
         )
         visibility = visibility or (cache.visibility if cache else Visibility.causal(len(schedule)))
-        plan = plan_attention(schedule, visibility, scales, cache.kept if cache else (), self.attention_backend)
+        kept = cache.kept if cache else ()
+        plan = plan_attention(schedule, visibility, scales, kept, self.attention_backend, x.device)
         told = condition.modulation or [self._shared(condition)] * self.depth
         for layer, block in enumerate(self.blocks):
             x = self.run_block(block, x, told[layer], plan, cache, layer)

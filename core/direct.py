@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.manager import get_manager
 from cyclevar.core.picture_model import Context, PictureModel, Translated
+
+if TYPE_CHECKING:
+    from cyclevar.core.session import Session
 
 
 class DirectModel(PictureModel):
@@ -82,7 +85,13 @@ class DirectModel(PictureModel):
         return context[0]
 
     def translate(
-        self, context: Context, condition: Condition, config: TranslationConfig, *, clamp: bool = True
+        self,
+        context: Context,
+        condition: Condition,
+        config: TranslationConfig,
+        *,
+        clamp: bool = True,
+        session: Session | None = None,
     ) -> Translated:
         """Each picture through the network of its target; ``config`` says nothing to a network without tokens."""
         [images] = context

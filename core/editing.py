@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from cyclevar.core.callbacks import ForcedCodes, ScaleStep
 from cyclevar.core.data.transforms import from_array
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.generation import Generation, generate, schedule_for
-from cyclevar.core.interfaces import Condition, ScaleState
+from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model
 from cyclevar.core.picture_files import Fitted, fit, unfit
 from cyclevar.core.schedule import ScaleSchedule
@@ -49,12 +50,13 @@ def redraw(
     tokenizer = model.tokenizer
     latent = tokenizer.encode(images)
 
-    def edit(state: ScaleState, drawn: Tensor) -> Tensor:
-        known = tokenizer.quantizer.quantize(tokenizer.target(latent, state)).codes
-        where = redo[state.scale].to(drawn.device)
+    def choose(step: ScaleStep, drawn: Tensor) -> Tensor:
+        assert step.state is not None
+        known = tokenizer.quantizer.quantize(tokenizer.target(latent, step.state)).codes
+        where = redo[step.scale].to(drawn.device)
         return torch.where(where.view(*where.shape, *[1] * (drawn.ndim - 3)), drawn, known)
 
-    return generate(model, condition, schedule=schedule, edit=edit, **settings)
+    return generate(model, condition, schedule=schedule, callbacks=[ForcedCodes(choose)], **settings)
 
 
 def inpaint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.callbacks import Callback, Rewind, ScaleStep, Select, Stop
 from cyclevar.core.config import SamplingConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces import Condition, ScaleState
+from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model
 from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.session import Session, open_session
 from cyclevar.core.settings import validate
 
-Edit = Callable[[ScaleState, Tensor], Tensor]
-"""Given what was built so far and the codes drawn for the next scale, the codes to go on with: known ones perhaps."""
+REWINDS = 256
+"""How often callbacks may rewind a batch before that is taken for a mistake."""
 
 NEAR = 0.15
 """How far, as a logarithm, a picture's shape may be from the wanted one: whole cells allow few shapes."""
@@ -47,45 +48,140 @@ def generate(
     schedule: ScaleSchedule | None = None,
     seed: int = 0,
     samples: Sequence[int] | None = None,
-    edit: Edit | None = None,
+    callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Generation:
     """Draw one picture a row of ``condition``, coarse to fine.
 
     ``schedule``: another one than the model's, where the family can. ``samples`` numbers the pictures (0, 1, ... if
     not given): the noise of picture ``samples[b]`` follows from that number, ``seed`` and the scale alone, so that a
-    picture does not change with its neighbours. ``edit`` may put known codes in the place of drawn ones. ``settings``
-    change the model's `SamplingConfig`: ``guidance``, ``temperature``, ``top_k`` (1 is greedy), ``top_p`` and others.
+    picture does not change with its neighbours. ``callbacks`` may act on every scale, by forcing codes for instance.
+    ``settings`` change the model's `SamplingConfig`: ``guidance``, ``temperature``, ``top_k`` (1 is greedy), ``top_p``
+    and others.
 
-    With guidance at any scale the batch runs doubled.
+    With guidance at any scale the batch runs doubled. Raises `PluginError` naming a callback that fails.
     """
-    tokenizer, backbone = model.tokenizer, model.backbone
-    schedule = schedule or model.schedule
-    samples = range(len(condition)) if samples is None else samples
     sampling = sampling_config(model, **settings)
-    strengths, temperatures = _per_scale(sampling, "guidance", schedule), _per_scale(sampling, "temperature", schedule)
-    top_ks, top_ps = _per_scale(sampling, "top_k", schedule), _per_scale(sampling, "top_p", schedule)
-    guided = any(strength != sampling.no_guidance for strength in strengths)
-    cache = KeyValueCache(backbone.depth, schedule)
-    null = backbone.prepared(condition.null) if guided and condition.null is not None else None
-    condition = replace(backbone.prepared(condition), null=null)
-    state = tokenizer.begin(len(condition), schedule)
-    all_codes, all_logits = [], []
-    for scale, size in enumerate(schedule.sizes):
-        feature = tokenizer.next_input(state)
-        if guided:
-            logits = backbone.guided(feature, condition, schedule, scale, cache, strengths[scale], sampling)
-        else:
-            logits = backbone([feature], condition, schedule, first=scale, cache=cache)
-        logits = logits / temperatures[scale]
-        noise = [noise_generator(seed, sample, scale) for sample in samples]
-        codes = tokenizer.quantizer.sample(logits, int(top_ks[scale]), top_ps[scale], noise).unflatten(1, size)
-        if edit is not None:
-            codes = edit(state, codes)
-        state = tokenizer.absorb(state, tokenizer.quantizer.lookup(codes).movedim(-1, 1))
-        all_codes.append(codes)
-        all_logits.append(logits)
-    return Generation(tokenizer.decode(tokenizer.latent(state)), all_codes, torch.cat(all_logits, dim=1))
+    session = open_session("generate", model, sampling, schedule=schedule, callbacks=callbacks)
+    drawing = _Drawing(session, model, sampling, condition, seed, range(len(condition)) if samples is None else samples)
+    with session.running():
+        scale, scales = 0, len(drawing.schedule)
+        while scale < scales:
+            drawing.draw(scale)
+            match session.answer(drawing.step(scale)) if session.callbacks else None:
+                case Stop():
+                    break
+                case Rewind(to):
+                    drawing.rewind(to, scale)
+                    scale = to
+                case Select(rows, numbers):
+                    drawing.select(rows, numbers)
+                    scale += 1
+                case _:
+                    scale += 1
+        image = session.decode(model.tokenizer.latent(drawing.states[-1]))
+        made = Generation(image, drawing.codes, torch.cat(drawing.logits, dim=1))
+        session.end(made)
+    return made
+
+
+class _Drawing:
+    """A batch on its way through the scales: all that `Select` has to re-index and `Rewind` to forget.
+
+    ``states``: what was built before every scale and behind the last; ``features``, ``codes``, ``logits``: of every
+    scale so far.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        model: Model,
+        sampling: SamplingConfig,
+        condition: Condition,
+        seed: int,
+        samples: Sequence[int],
+    ) -> None:
+        self.session, self.model, self.sampling, self.seed = session, model, sampling, seed
+        assert session.schedule is not None
+        self.schedule = session.schedule
+        self.samples = list(samples)
+        self.strengths, self.temperatures, self.top_ks, self.top_ps = (
+            _per_scale(sampling, name, self.schedule) for name in ("guidance", "temperature", "top_k", "top_p")
+        )
+        self.guided = any(strength != sampling.no_guidance for strength in self.strengths)
+        null = model.backbone.prepared(condition.null) if self.guided and condition.null is not None else None
+        self.condition = replace(model.backbone.prepared(condition), null=null)
+        self.cache = session.new_cache()
+        self.states = [model.tokenizer.begin(len(condition), self.schedule)]
+        self.features: list[Tensor | None] = []
+        self.codes: list[Tensor] = []
+        self.logits: list[Tensor] = []
+        self.attempts, self.rewound = [0] * len(self.schedule), 0
+
+    def step(self, scale: int) -> ScaleStep:
+        """Where the batch is: at the beginning of ``scale``, or behind it once its codes are there."""
+        there = len(self.codes) > scale
+        return ScaleStep(
+            self.session,
+            scale,
+            self.states[scale + there],
+            self.condition,
+            tuple(self.samples),
+            self.attempts[scale],
+            logits=self.logits[scale] if there else None,
+            codes=self.codes[scale] if there else None,
+        )
+
+    def draw(self, scale: int) -> None:
+        tokenizer, session = self.model.tokenizer, self.session
+        state, step = self.states[scale], self.step(scale)
+        session.start(step)
+        self.features.append(session.passed("on_features", step, tokenizer.next_input(state)))
+        logits = session.passed("on_logits", step, self._predicted(scale) / self.temperatures[scale])
+        noise = [noise_generator(self.seed, sample, scale, step.attempt) for sample in self.samples]
+        codes = tokenizer.quantizer.sample(logits, int(self.top_ks[scale]), self.top_ps[scale], noise)
+        codes = session.passed("on_codes", step, codes.unflatten(1, self.schedule.sizes[scale]))
+        self.states.append(tokenizer.absorb(state, tokenizer.quantizer.lookup(codes).movedim(-1, 1)))
+        self.codes.append(codes)
+        self.logits.append(logits)
+
+    def select(self, rows: Sequence[int], numbers: Sequence[int] | None) -> None:
+        if not rows or not all(0 <= row < len(self.samples) for row in rows):
+            raise ConfigError(
+                f"rows {list(rows)} are selected", expected=f"some of the {len(self.samples)} rows of the batch"
+            )
+        if numbers is not None and len(numbers) != len(rows):
+            raise ConfigError(f"{len(numbers)} numbers are given for {len(rows)} selected pictures")
+        self.samples = [self.samples[row] for row in rows] if numbers is None else list(numbers)
+        index = torch.tensor(rows, device=self.states[-1].value.device)
+        self.condition = self.condition.chosen(index)
+        self.cache.select(torch.cat([index, index + len(self.states[-1].value)]) if self.guided else index)
+        self.states = [replace(state, value=state.value[index]) for state in self.states]
+        self.features = [None if feature is None else feature[index] for feature in self.features]
+        self.codes, self.logits = [one[index] for one in self.codes], [one[index] for one in self.logits]
+
+    def rewind(self, to: int, scale: int) -> None:
+        """Forget the scales from ``to`` on. The cache is filled anew: it may have dropped what is needed again."""
+        self.rewound += 1
+        if not 0 <= to <= scale:
+            raise ConfigError(f"after scale {scale} a callback rewinds to scale {to}", expected=f"0 to {scale}")
+        if self.rewound > REWINDS:
+            raise ConfigError(f"callbacks have rewound {REWINDS} times", expected="a callback that comes to an end")
+        for one in range(to, len(self.schedule)):
+            self.attempts[one] += 1
+        del self.states[to + 1 :], self.features[to:], self.codes[to:], self.logits[to:]
+        self.cache = self.session.new_cache()
+        for one in range(to):
+            self._predicted(one)
+
+    def _predicted(self, scale: int) -> Tensor:
+        """The backbone's logits of a scale, whose features are there; its keys and values go into the cache."""
+        backbone, feature = self.model.backbone, self.features[scale]
+        if self.guided:
+            more = self.cache, self.strengths[scale], self.sampling
+            return backbone.guided(feature, self.condition, self.schedule, scale, *more)
+        logits: Tensor = backbone([feature], self.condition, self.schedule, first=scale, cache=self.cache)
+        return logits
 
 
 def sampling_config(model: Model, **settings: Any) -> SamplingConfig:
@@ -94,9 +190,10 @@ def sampling_config(model: Model, **settings: Any) -> SamplingConfig:
     return validate(type(own), own.model_dump() | settings)
 
 
-def noise_generator(seed: int, sample: int, scale: int) -> torch.Generator:
-    """The random numbers of one picture at one scale, the same on every device."""
-    [state] = np.random.SeedSequence((seed, sample, scale)).generate_state(1, np.uint64)
+def noise_generator(seed: int, sample: int, scale: int, attempt: int = 0) -> torch.Generator:
+    """The random numbers of one picture at one scale, the same on every device; others at another ``attempt``."""
+    entropy = (seed, sample, scale, attempt) if attempt else (seed, sample, scale)
+    [state] = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state))
 
 

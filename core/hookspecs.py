@@ -10,16 +10,23 @@ torch at module level: naming a part is cheap, building it is not.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pluggy
 
 if TYPE_CHECKING:
     import typer
+    from torch import Tensor
 
+    from cyclevar.core.callbacks import Callback
     from cyclevar.core.model import Model
     from cyclevar.core.registry import Registry
+    from cyclevar.core.session import Session
     from cyclevar.core.settings import Settings
+    from cyclevar.core.training.objective import Step
+    from cyclevar.core.training.trainer import TranslatorTask
 
 PROJECT = "cyclevar"
 """The project name of the markers, the prefix of the hooks and the group of the entry points."""
@@ -52,6 +59,34 @@ def cyclevar_model_built(model: Model, config: Settings) -> Model | None:
 
     Called by ``cyclevar.build`` with the model and the settings of its family, before weights are loaded; each plugin
     gets what the one before returned. Return the new model, or None to leave the old one (changed in place or not).
+    """
+
+
+@hookspec
+def cyclevar_session(session: Session) -> Sequence[Callback] | None:
+    """Act at run time: the callbacks to call, or parts put in place with ``session.use(kind, part, owner)``.
+
+    Called once before a generation, a translator's first picture or a training; ``session.task`` says which, and
+    ``session.settings`` how. A part that has a name is better registered, and asked for by its name in the settings; a
+    plugin that nobody asked for anything changes nothing. Return callbacks, or None.
+    """
+
+
+@hookspec
+def cyclevar_losses(trainer: TranslatorTask) -> Mapping[str, tuple[float, Callable[[Step], Tensor]]] | None:
+    """Losses of the generator beside those of the settings: name -> weight and a function of what a step made.
+
+    Called once, when the training of a translator is put together; ``trainer.config`` are its settings. The function is
+    called in every adversarial step and returns a scalar that carries a gradient. Return None for none.
+    """
+
+
+@hookspec
+def cyclevar_load_checkpoint(path: Path, target: str) -> Mapping[str, Tensor] | None:
+    """Read a weights file of another format: its state dict, in the published names of the family.
+
+    Called before cyclevar reads a published file itself; ``target`` is what it is for, ``tokenizer`` or ``backbone``.
+    The first plugin that returns something has read it; return None for a file that is not yours.
     """
 
 

@@ -22,6 +22,7 @@ from cyclevar.core.names import NameTable, State
 from cyclevar.core.picture_model import Context, PictureModel
 from cyclevar.core.published import family_config, find_weights
 from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.session import Session
 from cyclevar.core.settings import Settings, validate
 from cyclevar.core.translation import Translation, encode_context, translate_context
 
@@ -87,7 +88,8 @@ class Model(PictureModel):
                 published, what = source, f"the given {part} state dict"
             else:
                 path = find_weights(source)
-                published, what = load_published(path, table.wrappers), str(path)
+                read = get_manager().first("cyclevar_load_checkpoint", path=path, target=part)
+                published, what = load_published(path, table.wrappers) if read is None else read, str(path)
             expected = module.state_dict()
             looks_like = functools.partial(recognize, published, better_than=table.likeness(published, expected))
             state = table.to_ours(published, expected, what=what, looks_like=looks_like)
@@ -151,9 +153,15 @@ class Model(PictureModel):
         return self.tokenizer.decode(self.tokenizer.as_latent(context[-1]))
 
     def translate(
-        self, context: Context, condition: Condition, config: TranslationConfig, *, clamp: bool = True
+        self,
+        context: Context,
+        condition: Condition,
+        config: TranslationConfig,
+        *,
+        clamp: bool = True,
+        session: Session | None = None,
     ) -> Translation:
-        return translate_context(self, context, condition, config, clamp=clamp)
+        return translate_context(self, context, condition, config, clamp=clamp, session=session)
 
     def _fresh(self) -> Model:
         return build(self.family, self.config)

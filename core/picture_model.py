@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from cyclevar.core.config import TranslationConfig
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.names import check_keys
 from cyclevar.core.settings import Settings
+
+if TYPE_CHECKING:
+    from cyclevar.core.session import Session
 
 Context = Sequence[Tensor]
 """What a model reads of its input pictures, batch first in every tensor."""
@@ -87,9 +90,15 @@ class PictureModel(nn.Module, ABC):
 
     @abstractmethod
     def translate(
-        self, context: Context, condition: Condition, config: TranslationConfig, *, clamp: bool = True
+        self,
+        context: Context,
+        condition: Condition,
+        config: TranslationConfig,
+        *,
+        clamp: bool = True,
+        session: Session | None = None,
     ) -> Translated:
-        """Translate what `encode` read."""
+        """Translate what `encode` read. ``session``: what acts on it, where it is put together already."""
 
     def round_trip(self, images: Tensor) -> Tensor:
         """Images ``[B,3,H,W]`` in and out again, untranslated: the best that a translation can look."""

@@ -23,6 +23,7 @@ from cyclevar.core.inference import for_inference
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model, load_picture_model
 from cyclevar.core.picture_model import PictureModel
+from cyclevar.core.session import open_session
 from cyclevar.core.settings import Settings, validate
 from cyclevar.core.shipped import SETTINGS, WEIGHTS
 
@@ -54,6 +55,7 @@ class Translator:
         model.remember(self.targets)
         base = (config or TranslationConfig()).model_dump()
         self.config = validate(TranslationConfig, base | settings)
+        self._session = open_session("translate", model, self.config) if isinstance(model, Model) else None
 
     @torch.no_grad()
     def __call__(self, images: Tensor, target: Target | Sequence[Target] | Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class Translator:
         self._check(images)
         condition = self.condition(target, len(images))
         context = self.model.encode(images.to(self.model.device))
-        return self.model.translate(context, condition, self.config).image
+        return self.model.translate(context, condition, self.config, session=self._session).image
 
     def for_inference(self, *, int8: bool = False) -> Translator:
         """The same translations to rounding, sooner (`cyclevar.core.inference`); it can neither be trained nor saved.

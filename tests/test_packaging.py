@@ -23,7 +23,7 @@ LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 FLOORS = (
     ("errors",),
     ("allocator", "hub", "paths", "schedule", "settings"),
-    ("attention", "augment", "cache", "config", "hookspecs", "interfaces", "names", "registry"),
+    ("attention", "augment", "cache", "callbacks", "config", "hookspecs", "interfaces", "names", "registry"),
     (
         "autoencoder",
         "blocks",
@@ -39,6 +39,7 @@ FLOORS = (
         "picture_model",
         "published",
         "pyramid",
+        "session",
         "shipped",
         "translation",
     ),

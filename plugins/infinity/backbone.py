@@ -55,6 +55,7 @@ class InfinityBackbone(Backbone):
     """
 
     config: InfinityBackboneConfig
+    capabilities = frozenset({"cache_policy", "taps"})
     prompt_features: Tensor
 
     def __init__(self, config: InfinityBackboneConfig, channels: int) -> None:
@@ -266,7 +267,8 @@ class InfinityBackbone(Backbone):
             [self._tokens(k, part, condition, schedule, start) for k, part in zip(scales, features, strict=True)], 1
         )
         visibility = visibility or (cache.visibility if cache else Visibility.causal(len(schedule)))
-        plan = plan_attention(schedule, visibility, scales, cache.kept if cache else (), self.attention_backend)
+        kept = cache.kept if cache else ()
+        plan = plan_attention(schedule, visibility, scales, kept, self.attention_backend, x.device)
         told = condition.modulation or [self._shared(condition)] * self.depth
         sizes = [schedule.sizes[k] for k in scales]
         table = rotary_table(sizes, schedule.full, self.config.width // self.config.heads, self.config.rotary)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from cyclevar.core.callbacks import ForcedCodes
 from cyclevar.core.editing import inpaint, mask_pyramid, redraw
 from cyclevar.core.generation import generate, generate_each, sampling_config
 from cyclevar.core.model import Model
@@ -63,7 +64,8 @@ def test_no_guidance_is_none(model: Model, targets: Sequence[str]) -> None:
 
 def test_given_all_codes_it_is_teacher_forcing(model: Model, pyramid: Pyramid, targets: Sequence[str]) -> None:
     condition, neutral = model.backbone.condition(targets), sampling_config(model).no_guidance
-    out = generate(model, condition, guidance=neutral, edit=lambda state, drawn: pyramid.codes[state.scale])
+    known = ForcedCodes(lambda step, drawn: pyramid.codes[step.scale])
+    out = generate(model, condition, guidance=neutral, callbacks=[known])
     inputs = teacher_inputs(model.tokenizer, pyramid.maps, model.schedule)
     assert_close(out.logits, model.backbone(inputs, condition, model.schedule), **CLOSE)
     assert_close(out.image, model.tokenizer.decode(pyramid.latent), **CLOSE)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from cyclevar.core.callbacks import ForcedCodes, ScaleStep
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.generation import (
     Generation,
@@ -19,7 +20,6 @@ from cyclevar.core.generation import (
     schedule_for,
     schedule_of_ratio,
 )
-from cyclevar.core.interfaces import ScaleState
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import compose, teacher_inputs, tokenize
 
@@ -155,7 +155,7 @@ def test_pictures_of_a_batch_do_not_mix(model: Model) -> None:
 @torch.no_grad()
 def test_given_all_codes_it_is_teacher_forcing(model: Model, images: Tensor) -> None:
     pyramid = tokenize(model.tokenizer, model.tokenizer.encode(images), model.schedule)
-    out = sample(model, edit=lambda state, codes: pyramid.codes[state.scale])
+    out = sample(model, callbacks=[ForcedCodes(lambda step, codes: pyramid.codes[step.scale])])
     assert_close(out.image, model.tokenizer.decode(pyramid.latent), **CLOSE)
     inputs = teacher_inputs(model.tokenizer, pyramid.maps, model.schedule)
     logits = model.backbone(inputs, model.backbone.condition([0, 1]), model.schedule)
@@ -166,12 +166,12 @@ def test_given_all_codes_it_is_teacher_forcing(model: Model, images: Tensor) -> 
 def test_editing_inside_a_mask(model: Model, images: Tensor) -> None:
     pyramid = tokenize(model.tokenizer, model.tokenizer.encode(images), model.schedule)
 
-    def edit(state: ScaleState, codes: Tensor) -> Tensor:
+    def edit(step: ScaleStep, codes: Tensor) -> Tensor:
         inside = torch.zeros_like(codes, dtype=torch.bool)
         inside[..., : codes.shape[-1] // 2] = True
-        return torch.where(inside, codes, pyramid.codes[state.scale])
+        return torch.where(inside, codes, pyramid.codes[step.scale])
 
-    out = sample(model, edit=edit)
+    out = sample(model, callbacks=[ForcedCodes(edit)])
     for codes, known in zip(out.codes, pyramid.codes, strict=True):
         half = codes.shape[-1] // 2
         assert torch.equal(codes[..., half:], known[..., half:])

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from cyclevar.core.callbacks import ForcedCodes, ScaleStep
 from cyclevar.core.config import TranslationConfig
 from cyclevar.core.generation import generate
-from cyclevar.core.interfaces import Condition, ScaleState
+from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model, build
 from cyclevar.core.names import strip_prefix
 from cyclevar.core.pyramid import Pyramid, teacher_inputs, tokenize
@@ -170,10 +171,10 @@ def test_guided_sampling(loaded: Loaded, condition: Condition, inside: bool) -> 
     name = "arins" if inside else "ar"
     drawn: list[Tensor] = []
 
-    def known(state: ScaleState, codes: Tensor) -> Tensor:
+    def known(step: ScaleStep, codes: Tensor) -> Tensor:
         """With guidance inside, the first four scales go on with the bits of a picture."""
         drawn.append(codes)
-        return tensors[f"out.vae_bits_{state.scale}"].bool() if inside and state.scale < 4 else codes
+        return tensors[f"out.vae_bits_{step.scale}"].bool() if inside and step.scale < 4 else codes
 
     generated = generate(
         model,
@@ -182,7 +183,7 @@ def test_guided_sampling(loaded: Loaded, condition: Condition, inside: bool) -> 
         temperature=config["tau_list"],
         guidance_layers=[config["ins"]] if inside else [0],
         top_k=1,
-        edit=known,
+        callbacks=[ForcedCodes(known)],
     )
     assert_close(generated.logits, tensors[f"out.{name}_logits"], **CLOSE)
     for k, codes in enumerate(drawn):
