@@ -39,7 +39,21 @@ ResumeOption = Annotated[
     str | None,
     typer.Option("--resume", metavar="auto|RUN", help="Go on with a run: the newest that fits, or the named one."),
 ]
+AllowChangeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-change",
+        metavar="NAME,...",
+        help="Settings, sections or data that --resume may change, as loop.steps; repeatable.",
+    ),
+]
+KeepOption = Annotated[int | None, typer.Option("--keep", metavar="N", help="Checkpoints to keep.  [default: 2]")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the settings as YAML and stop.")]
+
+
+def separate(names: list[str] | None) -> list[str]:
+    """The names in options that may be repeated, or hold several with commas between them."""
+    return [name.strip() for one in names or () for name in one.split(",")]
 
 
 def print_settings(prepared: Prepared[Any]) -> None:

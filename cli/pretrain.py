@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from cyclevar.cli._training import (
+    AllowChangeOption,
     BackboneOption,
     ConfigOption,
     DataOption,
     DeviceOption,
     DryRunOption,
+    KeepOption,
     OtherDataOption,
     OutOption,
     PresetOption,
@@ -21,6 +23,7 @@ from cyclevar.cli._training import (
     SizeOption,
     StepsOption,
     print_settings,
+    separate,
 )
 
 
@@ -52,6 +55,8 @@ def command(
     seed: SeedOption = None,
     device: DeviceOption = "auto",
     resume: ResumeOption = None,
+    allow_change: AllowChangeOption = None,
+    keep: KeepOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Train a tokenizer, then a backbone, from nothing: what a translator of new pictures may start from.
@@ -76,9 +81,9 @@ def command(
         return prepare(PretrainConfig, options | more, file=config, overrides=overrides or (), out=out, resume=resume)
 
     run = settle({})
-    if steps is not None or batch_size is not None:  # they belong to the stage, which a file or a run may have named
-        section = run.config.section
-        run = settle({f"{section}.loop.steps": steps, f"{section}.batch_size": batch_size})
+    of_the_stage = {"loop.steps": steps, "loop.keep": keep, "batch_size": batch_size}
+    if any(value is not None for value in of_the_stage.values()):  # the stage may stand in a file or a run
+        run = settle({f"{run.config.section}.{name}": value for name, value in of_the_stage.items()})
     if dry_run:
         print_settings(run)
         return
@@ -87,7 +92,8 @@ def command(
     from cyclevar.core.training.start import pretrain
 
     with display() as shown:
-        pretrain(run.config, run.out, resume=run.resume, display=shown, device=device)
+        allowed = separate(allow_change)
+        pretrain(run.config, run.out, resume=run.resume, display=shown, device=device, allowed=allowed)
     typer.echo(f"{run.out} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
     family = "" if run.config.backbone == PretrainConfig().backbone else f" --backbone {run.config.backbone}"
     more = f"{family} --weights {run.out}{_pictures(run.config.data)}"

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from cyclevar.cli._training import (
+    AllowChangeOption,
     BackboneOption,
     ConfigOption,
     DataOption,
     DeviceOption,
     DryRunOption,
+    KeepOption,
     OtherDataOption,
     OutOption,
     PresetOption,
@@ -21,6 +23,7 @@ from cyclevar.cli._training import (
     SizeOption,
     StepsOption,
     print_settings,
+    separate,
 )
 
 
@@ -66,6 +69,8 @@ def command(
     seed: SeedOption = None,
     device: DeviceOption = "auto",
     resume: ResumeOption = None,
+    allow_change: AllowChangeOption = None,
+    keep: KeepOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Fine-tune a model to translate between two domains; without options, the tiny one on the built-in emoji.
@@ -88,6 +93,7 @@ def command(
             "tokenizer_weights": tokenizer_weights,
             "backbone_weights": backbone_weights,
             "loop.steps": steps,
+            "loop.keep": keep,
             "batch_size": batch_size,
             "discriminator.name": discriminator,
             "targets": [int(one) if one.isdecimal() else one for one in targets] if targets else None,
@@ -106,7 +112,8 @@ def command(
     from cyclevar.core.training.start import train
 
     with display() as shown:
-        train(run.config, run.out, resume=run.resume, display=shown, device=device)
+        allowed = separate(allow_change)
+        train(run.config, run.out, resume=run.resume, display=shown, device=device, allowed=allowed)
     typer.echo(f"{run.out} holds the translator, its metrics.jsonl and samples/. Next:")
     typer.echo(f"  cyclevar translate PICTURES OUT --model {run.out}")
     typer.echo(f"  cyclevar evaluate --model {run.out}")

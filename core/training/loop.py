@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import math
 import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -17,11 +17,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cyclevar.core.checkpoints import write_atomically
 from cyclevar.core.config import LoopConfig
 from cyclevar.core.data.transforms import to_picture
 from cyclevar.core.errors import CyclevarError
 from cyclevar.core.report.page import write_report
-from cyclevar.core.training.runs import Parts, RunFolder
+from cyclevar.core.training.divergence import (
+    NonFiniteError,
+    Spikes,
+    demand_finite,
+    demand_finite_state,
+    first_module,
+    keep_failure,
+    steps_left_out,
+)
+from cyclevar.core.training.runs import Parts, RunFolder, random_state
 from cyclevar.core.training.trackers import Tracker
 
 _log = logging.getLogger(__name__)
@@ -41,7 +51,14 @@ class Task(ABC):
 
     @abstractmethod
     def update(self, step: int) -> Mapping[str, float]:
-        """One update, ``step`` counted from 0; figures for the log. Data come as a function of ``step`` alone."""
+        """One update, ``step`` counted from 0; figures for the log. Data come as a function of ``step`` alone.
+
+        May raise `NonFiniteError`.
+        """
+
+    def pictures(self, step: int) -> Mapping[str, Tensor]:
+        """What an update learns from, for whoever looks into one that went wrong."""
+        return {}
 
     @abstractmethod
     def validate(self, step: int) -> Mapping[str, float]:
@@ -79,7 +96,7 @@ class Display(Protocol):
 
 
 class DivergenceError(CyclevarError):
-    """A training whose figures are no longer finite. Its last checkpoint is from before."""
+    """A training whose figures, gradients or weights are no longer finite. Its last checkpoint is from before."""
 
 
 class StoppedError(CyclevarError):
@@ -96,60 +113,117 @@ class StoppedError(CyclevarError):
 def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tracker: Tracker | None = None) -> None:
     """Train until ``config.steps`` updates are made, from the newest checkpoint if there is one.
 
-    ``tracker`` is told what the log is told. The run's report is kept up to date.
+    ``tracker`` is told what the log is told. The run's report is kept up to date. A step that makes something that is
+    not finite is written to ``RUN/failures``; ``config.on_divergence`` says what follows.
 
     Raises:
         StoppedError: SIGTERM or SIGINT came; the update was finished and the state saved. A second one stops at once.
-        DivergenceError: a figure is not finite.
+        DivergenceError: something is not finite, and the run may not go on without that step.
         CheckpointError: a state cannot be read or saved; what was saved before is untouched.
     """
     step = folder.restore(task.parts())
     folder.rewind_log(step)
     if step:
         display.note(f"resumed after {step} of {config.steps} steps")
-    meter, warned, report = _Meter(task), set[str](), _Report(folder)
+    meter, warned, report, spikes = _Meter(task), set[str](), _Report(folder), Spikes(config.spike)
+    left_out = steps_left_out(folder)
+    if config.on_divergence == "restore" and not folder.saved():
+        folder.save(0, task.parts(), keep=config.keep)
     tracker = tracker or Tracker()
     tracker.start(step)
     with _signals() as caught, contextlib.ExitStack() as at_the_end:
         at_the_end.callback(tracker.finish)
         at_the_end.callback(report.write)
+
+        def tell(values: Mapping[str, Any]) -> None:
+            folder.log(values)
+            tracker.log(values)
+
+        def validate() -> None:
+            found = task.validate(step)
+            demand_finite(found)
+            tell({"step": step} | {f"validation/{name}": value for name, value in found.items()})
+            display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+            score, best = task.score(found), folder.best()
+            if score is not None and (best is None or score < best.score):
+                folder.save_best(step, score, task.averaged())
+                display.note(f"step {step}: the best so far")
+            for remark in task.remarks(step, found):
+                display.note(f"step {step}: {remark}")
+                if remark not in warned:
+                    _log.warning("%s", remark)
+                    warned.add(remark)
+
+        def save() -> None:
+            demand_finite_state(task.parts())
+            folder.save(step, task.parts(), keep=config.keep)
+
         while step < config.steps:
-            with meter.running():
-                figures = task.update(step)
-            _demand_finite(figures, step + 1, folder)
-            meter.add(figures)
-            step += 1
-            stop, last = bool(caught), step == config.steps
-            if step % config.log_every == 0 or last or stop:
-                values = {"step": step, **meter.read()}
-                folder.log(values)
-                tracker.log(values)
-                display.show(step, config.steps, values)
-            if (step % config.validate_every == 0 or last) and not stop:
-                found = task.validate(step)
-                _demand_finite(found, step, folder)
-                line = {"step": step} | {f"validation/{name}": value for name, value in found.items()}
-                folder.log(line)
-                tracker.log(line)
-                display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-                score, best = task.score(found), folder.best()
-                if score is not None and (best is None or score < best.score):
-                    folder.save_best(step, score, task.averaged())
-                    display.note(f"step {step}: the best so far")
-                for remark in task.remarks(step, found):
-                    display.note(f"step {step}: {remark}")
-                    if remark not in warned:
-                        _log.warning("%s", remark)
-                        warned.add(remark)
-            if (step % config.sample_every == 0 or last) and not stop:
-                grid = torch.cat([torch.cat(list(row), dim=2) for row in task.sample(step)], dim=1)
-                to_picture(grid).save(folder.samples / f"step-{step:08d}.png")
-            if step % config.save_every == 0 or last or stop:
-                folder.save(step, task.parts(), keep=config.keep)
+            random, number = random_state(), step
+            act: Callable[[], object] = functools.partial(task.update, number)
+            try:
+                if number + 1 not in left_out:
+                    with meter.running():
+                        figures = task.update(number)
+                    demand_finite(figures)
+                    meter.add(figures)
+                    for remark in spikes.look(number + 1, figures):
+                        display.note(f"step {number + 1}: {remark}")
+                step += 1
+                stop, last = bool(caught), step == config.steps
+                if step % config.log_every == 0 or last or stop:
+                    values = {"step": step, **meter.read()}
+                    tell(values)
+                    display.show(step, config.steps, values)
+                if (step % config.validate_every == 0 or last) and not stop:
+                    act = functools.partial(task.validate, step)
+                    validate()
+                if (step % config.sample_every == 0 or last) and not stop:
+                    write_grid(folder.samples / f"step-{step:08d}.png", task.sample(step))
+                if step % config.save_every == 0 or last or stop:
+                    save()
+            except NonFiniteError as error:
+                module = first_module(task, random, act)
+                may_go_on = config.on_divergence == "restore" and len(left_out) < config.most_restores
+                kept = keep_failure(
+                    folder, number + 1, str(error), module, task.pictures(number), random, left_out=may_go_on
+                )
+                if not may_go_on:
+                    raise _diverged(number + 1, str(error), module, kept, folder, config) from error
+                left_out.add(number + 1)
+                step = folder.restore(task.parts())
+                folder.rewind_log(step)
+                meter.start()
+                where = f" in {module}" if module else ""
+                display.note(
+                    f"step {number + 1} went wrong{where} ({error}; {kept}): going on after step {step} without it, "
+                    f"{len(left_out)} of at most {config.most_restores} left out"
+                )
+                continue
             if (step % config.validate_every == 0 or step % config.save_every == 0) and not (last or stop):
                 report.refresh()
             if stop:
                 raise StoppedError(caught[0], step, config.steps, folder.path)
+
+
+def write_grid(path: Path, rows: Sequence[Tensor]) -> None:
+    """Rows of pictures ``[N,3,H,W]`` in [-1,1] as one PNG file."""
+    picture = to_picture(torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1))
+    write_atomically(path, lambda partial: picture.save(partial, format="PNG"))
+
+
+def _diverged(
+    step: int, problem: str, module: str | None, kept: Path, folder: RunFolder, config: LoopConfig
+) -> DivergenceError:
+    saved = folder.saved()
+    where = f" (first in {module})" if module else ""
+    other = "" if config.on_divergence == "restore" else ", or resume this one with --set loop.on_divergence=restore"
+    return DivergenceError(
+        f"the training diverged in step {step}: {problem}{where}",
+        expected="finite figures",
+        hint=f"lower the learning rate and start a new run{other}; what the step saw is in {kept}; the last checkpoint "
+        f"is {saved[-1] if saved else 'none'}",
+    )
 
 
 class _Report:
@@ -179,9 +253,10 @@ class _Meter:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin anew."""
         self._sums, self._counts = dict[str, float](), dict[str, int]()
         self._updates, self._seconds = 0, 0.0
 
@@ -200,10 +275,11 @@ class _Meter:
 
     def read(self) -> dict[str, float]:
         values = {name: total / self._counts[name] for name, total in self._sums.items()}
-        values["images_per_second"] = self._updates * self._task.pictures_per_step / self._seconds
-        values["data_wait"] = self._task.waited() / self._seconds
+        if self._updates:  # none where every step was left out
+            values["images_per_second"] = self._updates * self._task.pictures_per_step / self._seconds
+            values["data_wait"] = self._task.waited() / self._seconds
         values["memory_gb"] = _memory_gb()
-        self._start()
+        self.start()
         return values
 
 
@@ -232,18 +308,6 @@ def _signals() -> Iterator[list[int]]:
         yield caught
     finally:
         restore()
-
-
-def _demand_finite(figures: Mapping[str, float], step: int, folder: RunFolder) -> None:
-    wrong = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
-    if wrong:
-        saved = folder.saved()
-        raise DivergenceError(
-            f"the training diverged in step {step}: {', '.join(wrong[:4])}",
-            expected="finite figures",
-            hint="lower the learning rate and start a new run; the last checkpoint is "
-            + (str(saved[-1]) if saved else "none"),
-        )
 
 
 def _memory_gb() -> float:

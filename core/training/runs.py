@@ -233,9 +233,7 @@ def _append(path: Path, values: Mapping[str, Any]) -> None:
 
 def pack_state(parts: Parts) -> dict[str, Tensor]:
     """All tensors of modules and optimizers, and the random state, under slash-separated names."""
-    tensors = {"random/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    tensors = random_state()
     for name, part in parts.items():
         if isinstance(part, nn.Module):
             tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
@@ -264,6 +262,19 @@ def unpack_state(parts: Parts, tensors: Mapping[str, Tensor], *, what: str) -> N
                 f"{what} does not fit this run in its part {name!r} ({' '.join(reason[:3])})",
                 hint="resume with the settings of that run, or start a new one with --out",
             ) from error
+    set_random_state(tensors)
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of the random generators, of the CPU and of the GPU in use."""
+    tensors = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def set_random_state(tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `random_state`; other tensors are passed over."""
     torch.set_rng_state(tensors["random/cpu"])
     if "random/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random/cuda"])

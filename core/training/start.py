@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import digest, load_tensors
+from cyclevar.core.checkpoints import digest, load_tensors, save_text
 from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
@@ -35,24 +35,36 @@ from cyclevar.core.training.trackers import open_tracker
 from cyclevar.core.training.trainer import TranslatorTask
 from cyclevar.core.translator import Translator
 
-LOOKS = ("log_every", "validate_every", "sample_every", "save_every", "keep")
-"""Settings of the loop that may change when a run is resumed: they do not change what is learned."""
+LOOKS = (
+    *("log_every", "validate_every", "sample_every", "save_every", "keep"),
+    *("on_divergence", "most_restores", "spike"),
+)
+"""Settings of the loop that may change when a run is resumed: while all goes well, they change nothing learned."""
 
 VALIDATION = 128
 """Most validation pictures of each domain that are used while training."""
 
 
-def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Display, device: str = "auto") -> Path:
+def pretrain(
+    config: PretrainConfig,
+    out: Path,
+    *,
+    resume: bool,
+    display: Display,
+    device: str = "auto",
+    allowed: Collection[str] = (),
+) -> Path:
     """Train a tokenizer or a backbone; returns the model file, ``OUT/model.safetensors``.
 
-    ``resume``: go on with the run in ``out``, if there is one. ``device``: auto, cpu or cuda.
+    ``resume``: go on with the run in ``out``, if there is one; ``allowed`` names settings and facts that may differ
+    from those it had. ``device``: auto, cpu or cuda.
     """
     config = get_manager().fold("cyclevar_configure", config)
     settings, section = getattr(config, config.section), config.section
     steps_are_free = config.stage == "backbone" and settings.optimizer.decay == "constant"
     free = {"tracker", *(f"{section}.loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
-    folder.check(config, resume=resume, free=frozenset(free))
+    folder.check(config, resume=resume, free=free, allowed=allowed)
     tracker = open_tracker(config.tracker, folder, config)
     accelerator = make_accelerator(device, config.precision)
     torch.manual_seed(config.seed)
@@ -87,10 +99,10 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Displa
         part = model.backbone
         _learn_domains(model, dataset.domains, display)
         task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, config.seed, accelerator)
-    folder.check(config, facts, resume=resume, free=frozenset(free))
-    folder.begin(config, facts, describe_machine(accelerator.device))
+    changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
+    folder.begin(config, facts, describe_machine(accelerator.device), changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
-    with _bad_pictures(dataset, display):
+    with _bad_pictures(dataset, folder, display):
         run(task, folder, settings.loop, display, tracker)
     part.load_state_dict(task.ema.module.state_dict())
     path = out / WEIGHTS
@@ -98,16 +110,25 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool, display: Displa
     return path
 
 
-def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, device: str = "auto") -> Path:
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool,
+    display: Display,
+    device: str = "auto",
+    allowed: Collection[str] = (),
+) -> Path:
     """Fine-tune a model to translate; returns the run folder, which is a translator that `Translator.load` opens.
 
-    ``resume``: go on with the run in ``out``, if there is one. ``device``: auto, cpu or cuda.
+    ``resume``: go on with the run in ``out``, if there is one; ``allowed`` names settings and facts that may differ
+    from those it had. ``device``: auto, cpu or cuda.
     """
     config = get_manager().fold("cyclevar_configure", config)
     steps_are_free = config.optimizer.decay == "constant"
     free = {"tracker", *(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
-    folder.check(config, resume=resume, free=frozenset(free))
+    folder.check(config, resume=resume, free=free, allowed=allowed)
     tracker = open_tracker(config.tracker, folder, config)
     if config.lora.rank:
         require_peft()
@@ -146,10 +167,10 @@ def train(config: TrainConfig, out: Path, *, resume: bool, display: Display, dev
     )
     if frozen := task.frozen_judge():
         facts["discriminator"] = frozen  # checkpoints hold its heads alone
-    folder.check(config, facts, resume=resume, free=frozenset(free))
-    folder.begin(config, facts, describe_machine(accelerator.device))
+    changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
+    folder.begin(config, facts, describe_machine(accelerator.device), changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
-    with _bad_pictures(dataset, display):
+    with _bad_pictures(dataset, folder, display):
         run(task, folder, config.loop, display, tracker)
 
     def save(model: PictureModel, where: Path) -> None:
@@ -263,15 +284,25 @@ def _open(data: DataConfig) -> UnpairedDataset:
 
 
 def _batches(dataset: UnpairedDataset, data: DataConfig, size: int, batch_size: int, seed: int) -> UnpairedBatches:
-    return UnpairedBatches(dataset.train, batch_size, size, load_size=data.load_size, flip=data.flip, seed=seed)
+    return UnpairedBatches(
+        dataset.train,
+        batch_size,
+        size,
+        load_size=data.load_size,
+        flip=data.flip,
+        seed=seed,
+        most_bad=data.most_bad,
+    )
 
 
 def _validation(dataset: UnpairedDataset, size: int) -> tuple[Tensor, Tensor]:
-    if dataset.validation is None or min(map(len, dataset.validation)) < 2:
+    """The held-out pictures of both domains that can be read."""
+    parts = [stack(pictures, size, VALIDATION) for pictures in dataset.validation or ()]
+    if min(map(len, parts), default=0) < 2:
         raise DataError(
             "there are too few pictures to hold some out for validation", expected="at least 40 of each domain"
         )
-    return stack(dataset.validation[0], size, VALIDATION), stack(dataset.validation[1], size, VALIDATION)
+    return parts[0], parts[1]
 
 
 def _picture_size(model: PictureModel, data: DataConfig) -> int:
@@ -283,17 +314,19 @@ def _picture_size(model: PictureModel, data: DataConfig) -> int:
 
 
 @contextlib.contextmanager
-def _bad_pictures(dataset: UnpairedDataset, display: Display) -> Iterator[None]:
-    """At the end, however it comes, say which pictures could not be read."""
+def _bad_pictures(dataset: UnpairedDataset, folder: RunFolder, display: Display) -> Iterator[None]:
+    """At the end, however it comes, say which pictures could not be read; the run folder keeps the whole list."""
     try:
         yield
     finally:
-        bad = sorted(
-            f"{domain}/{name}"
+        bad = {
+            f"{domain}/{name}": reason
             for part in (dataset.train, dataset.validation or ())
             for domain, pictures in zip(dataset.domains, part, strict=False)
-            for name in pictures.bad
-        )
+            for name, reason in pictures.bad.items()
+        }
         if bad:
-            shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
+            with contextlib.suppress(CheckpointError):  # a full disk has been told already
+                save_text(folder.bad_pictures, "".join(f"{name}\t{bad[name]}\n" for name in sorted(bad)))
+            shown = ", ".join(sorted(bad)[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
             display.note(f"{len(bad)} pictures could not be read and were left out: {shown}")
