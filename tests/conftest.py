@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,55 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         model = open_clip.create_model("cyclevar-small")
     torch.save(model.state_dict(), folder / "weights.pt")
     return {"model": "cyclevar-small", "weights": str(folder / "weights.pt")}
+
+
+def fill_with_hostile_pictures(folder: Path) -> dict[str, str]:
+    """Every kind of picture that a careless or hostile person may leave in a folder: name -> why it cannot be read.
+
+    The reason is a part of the message, and empty for what can be read. Nothing here needs a user that is not root.
+    """
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:48, 0:64]
+    photo = Image.fromarray(np.stack([x * 3, y * 5, 255 - x * 2], axis=-1).astype(np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo.save(folder / "turned.jpg", exif=turned)
+    photo.save(folder / "wrong-ending.png", "JPEG")
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    photo.quantize(8).save(folder / "palette.png", transparency=0)
+    photo.save(folder / "animated.gif", save_all=True, append_images=[photo.rotate(90), photo.rotate(180)])
+    Image.fromarray((x * 1000).astype(np.uint16)).save(folder / "deep.png")
+    Image.new("L", (6000, 3500), 99).save(folder / "huge.png")
+    Image.new("RGB", (1, 1), "red").save(folder / "dot.bmp")
+    readable = [path.name for path in folder.iterdir()]
+
+    whole = (folder / "turned.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) * 9 // 10])
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("no picture")
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(1000)))
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    (folder / "dangling.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    bad = {
+        "truncated.jpg": "truncated",
+        "empty.png": "empty",
+        "text.jpg": "not a picture",
+        "bomb.png": "decompression bomb",
+        "dangling.png": "No such file",
+        "pipe.png": "not a file",
+    }
+    return dict.fromkeys(readable, "") | bad
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A folder that `fill_with_hostile_pictures` filled, and what is wrong with what is in it."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    return folder, fill_with_hostile_pictures(folder)

@@ -37,6 +37,9 @@ class UnpairedBatches:
     function of the seed, the step and the files: a run resumed at any step sees what an uninterrupted one saw, bit for
     bit. A picture that cannot be read is replaced by the next one of the epoch's order.
 
+    Several processes that train together each take their ``share`` of every batch: the same rows of it that a process
+    alone would have made, wherever it is cut.
+
     Args:
         dataset_part: the pictures of domain A and of domain B.
         batch_size: pictures of each domain in a batch.
@@ -47,6 +50,8 @@ class UnpairedBatches:
         seed: not negative.
         cache: keep the scaled pictures in memory, if all of them fit in 1 GiB.
         workers: threads of :meth:`iterate`.
+        most_bad: the largest share of a domain's pictures that may be unreadable (`refuse_bad`).
+        share: which of how many equal pieces of every batch is made.
     """
 
     def __init__(
@@ -60,12 +65,26 @@ class UnpairedBatches:
         seed: int = 0,
         cache: bool = True,
         workers: int = 2,
+        most_bad: float = 1.0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.pictures = dataset_part
         self.batch_size, self.size, self.load_size = batch_size, size, load_size or size
         self.flip, self.seed, self.workers = flip, seed, workers
         if self.load_size < size:
             raise ConfigError(f"load_size is {load_size}, less than the size {size}", expected="at least the size")
+        number, shares = share
+        if batch_size % shares:
+            raise ConfigError(
+                f"a batch of {batch_size} pictures of each domain is to be shared by {shares} processes",
+                expected=f"a multiple of {shares}",
+                hint="change the batch size or the number of processes",
+            )
+        self.most_bad, self.positions = (
+            most_bad,
+            range(number * batch_size // shares, (number + 1) * batch_size // shares),
+        )
+        self._met = [np.zeros(len(pictures), bool) for pictures in dataset_part]
         needed = sum(len(pictures) for pictures in dataset_part) * self.load_size**2 * 3
         self._cache: dict[tuple[int, int], Pixels] | None = {} if cache and needed <= CACHE_BYTES else None
 
@@ -81,8 +100,10 @@ class UnpairedBatches:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The batches of domain A and B at a step (from 0), each float32 [B, 3, size, size] in [-1, 1].
 
+        Of a shared batch only this share's rows, B divided by the number of shares.
+
         Raises:
-            DataError: no picture of a domain can be read.
+            DataError: no picture of a domain can be read, or too many cannot.
         """
         return self._half(0, step), self._half(1, step)
 
@@ -101,7 +122,7 @@ class UnpairedBatches:
                     future.cancel()
 
     def _half(self, domain: int, step: int) -> Tensor:
-        return from_array(np.stack([self._item(domain, step, position) for position in range(self.batch_size)]))
+        return from_array(np.stack([self._item(domain, step, position) for position in self.positions]))
 
     def _item(self, domain: int, step: int, position: int) -> Pixels:
         count = len(self.pictures[domain])
@@ -109,9 +130,11 @@ class UnpairedBatches:
         order = epoch_order(self.seed, domain, epoch, count)
         rng = np.random.default_rng((_AUGMENTATION, self.seed, domain, step, position))
         for index in itertools.chain(order[place:], order[:place]):
+            self._met[domain][index] = True
             try:
                 pixels = self._scaled(domain, int(index))
             except PictureError:
+                refuse_bad(self.pictures[domain], int(self._met[domain].sum()), self.most_bad)
                 continue
             return random_crop(pixels, self.size, self.flip, rng)
         raise _all_bad(self.pictures[domain])
@@ -153,6 +176,27 @@ def readable(pictures: PictureList, limit: int | None = None) -> Iterator[tuple[
         yield name, picture
     if not found:
         raise _all_bad(pictures)
+
+
+LEAST_MET = 100
+"""Pictures that must have been tried before their bad ones are a share of anything; all, where there are fewer."""
+
+
+def refuse_bad(pictures: PictureList, met: int, most_bad: float) -> None:
+    """Raise `DataError`, with the list, where more than ``most_bad`` of the ``met`` pictures cannot be read.
+
+    While fewer than `LEAST_MET` were met, that many of them may be bad as of `LEAST_MET`.
+    """
+    bad = pictures.bad
+    if len(bad) <= most_bad * max(met, min(len(pictures), LEAST_MET)):
+        return
+    shown = "; ".join(f"{name}: {reason.rpartition(': ')[2]}" for name, reason in itertools.islice(bad.items(), 20))
+    more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
+    raise DataError(
+        f"{len(bad)} of the {met} pictures that were opened cannot be read ({shown}{more})",
+        expected=f"at most {most_bad:.0%} bad ones (data.most_bad)",
+        hint="`cyclevar data check` lists all of them: replace or remove them, or allow more by --set data.most_bad",
+    )
 
 
 def _all_bad(pictures: PictureList) -> DataError:

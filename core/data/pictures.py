@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +22,13 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
+LARGEST_FILE = 2**30
+"""Bytes that a file may have to be opened at all."""
+
 # Only these decoders run: Pillow knows formats (EPS) that start another program.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+
+_ORIENTATION = 0x0112  # the EXIF tag
 
 # What Pillow's decoders raise on damaged files, besides UnidentifiedImageError (an OSError).
 _DECODER_ERRORS = (
@@ -29,7 +38,8 @@ _DECODER_ERRORS = (
     EOFError,
     LookupError,
     TypeError,
-    OverflowError,
+    AttributeError,
+    ArithmeticError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -48,16 +58,63 @@ def read_picture(source: Path | bytes | bytearray | memoryview, *, name: str | N
         name: what to call the picture in errors; the path if not given.
 
     Raises:
-        PictureError: the file cannot be opened, is empty, damaged, no picture, or has so many pixels that it could only
-            be an attack (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``).
+        PictureError: the file cannot be opened, is empty, damaged, no picture, larger than `LARGEST_FILE`, or has so many
+            pixels that it could only be an attack (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
+    with _opened(source, name) as opened:
+        return _to_rgb(ImageOps.exif_transpose(opened))
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What a file says of its picture: ``turned`` by EXIF, of several ``frames``, ``transparent``, ``deep`` (more than
+    8 bits); ``size`` is the width and height that are shown."""
+
+    kind: str
+    mode: str
+    size: tuple[int, int]
+    frames: int
+    turned: bool
+    transparent: bool
+    deep: bool
+
+
+def describe_picture(source: Path | bytes, *, name: str | None = None) -> tuple[PictureFacts, Image.Image]:
+    """What `read_picture` reads, and what the file says of it. Raises `PictureError` as that does."""
+    with _opened(source, name) as opened:
+        picture = _to_rgb(ImageOps.exif_transpose(opened))
+        facts = PictureFacts(
+            kind=opened.format or "",
+            mode=opened.mode,
+            size=picture.size,
+            frames=getattr(opened, "n_frames", 1),
+            turned=opened.getexif().get(_ORIENTATION, 1) != 1,
+            transparent=opened.has_transparency_data,
+            deep=_is_deep(opened),
+        )
+        return facts, picture
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file that has some. Raises `OSError` or `ValueError` with the reason."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would never end
+        raise ValueError("not a file")
+    if found.st_size > LARGEST_FILE:
+        raise ValueError(f"the file has {found.st_size} bytes, more than any picture")
+    return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _opened(source: Path | bytes | bytearray | memoryview, name: str | None) -> Iterator[Image.Image]:
+    """The picture, decoded; whatever is wrong with it, inside the block too, becomes a `PictureError`."""
     try:
-        data = source.read_bytes() if isinstance(source, Path) else bytes(source)
+        data = read_file(source) if isinstance(source, Path) else bytes(source)
         if not data:
             raise ValueError("the file is empty")
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             opened.load()
-            return _to_rgb(ImageOps.exif_transpose(opened))
+            yield opened
     except _DECODER_ERRORS as error:
         called = name or (str(source) if isinstance(source, Path) else "(bytes)")
         raise PictureError(f"cannot read the picture {called}: {_reason(error)}") from error
@@ -71,8 +128,12 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _is_deep(picture: Image.Image) -> bool:
+    return picture.mode.startswith("I") or picture.mode == "F"
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
+    if _is_deep(picture):
         return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
     if picture.has_transparency_data:
         opaque = picture.convert("RGBA")

@@ -145,3 +145,49 @@ def test_epoch_order_is_a_fair_permutation() -> None:
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
     first = Counter(int(order[0]) for order in orders)
     assert all(abs(first[index] - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5 for index in range(4))
+
+
+def test_too_many_bad_pictures_stop_with_the_list(tmp_path: Path) -> None:
+    """Early: of 300 pictures of which half are bad, long before half of all have been seen."""
+    a, b = flat(tmp_path / "a", 20), flat(tmp_path / "b", 20)
+    many = PictureList(a.source, [*a.names, *(f"gone-{number}.png" for number in range(280))])
+    batches = UnpairedBatches((many, b), 4, 4, most_bad=0.1)
+    with pytest.raises(
+        DataError, match=r"11 of the \d+ pictures that were opened cannot be read .*gone-\d+\.png: No such"
+    ):
+        for step in range(75):
+            batches.batch(step)
+    assert len(many.bad) == 11
+    met = int(batches._met[0].sum())
+    assert met <= 30
+
+
+def test_as_many_bad_pictures_as_are_allowed_do_not_stop(part: Part) -> None:
+    root = part[0].source.root  # type: ignore[attr-defined]
+    (root / "03.png").write_bytes(b"damaged")
+    for most, stops in ((1 / 7, False), (0.1, True)):
+        fresh = PictureList(part[0].source, part[0].names), part[1]
+        batches = UnpairedBatches(fresh, 7, 4, most_bad=most)
+        if stops:
+            with pytest.raises(
+                DataError, match=r"1 of the \d pictures .*03\.png.*at most 10% bad ones \(data\.most_bad\)"
+            ):
+                batches.batch(0)
+        else:
+            assert len(batches.batch(0)[0]) == 7
+
+
+@pytest.mark.parametrize("shares", [2, 3])
+def test_shares_are_the_rows_of_the_whole_batch(noisy: Part, shares: int) -> None:
+    options = {"load_size": 12, "flip": True}
+    whole = UnpairedBatches(noisy, 6, 8, **options)  # type: ignore[arg-type]
+    pieces = [UnpairedBatches(noisy, 6, 8, share=(n, shares), **options) for n in range(shares)]  # type: ignore[arg-type]
+    for step in range(4):
+        joined = zip(*(piece.batch(step) for piece in pieces), strict=True)
+        a, b = (torch.cat(halves) for halves in joined)
+        assert same((a, b), whole.batch(step))
+
+
+def test_a_batch_that_cannot_be_shared_equally(noisy: Part) -> None:
+    with pytest.raises(ConfigError, match="batch of 4 .* shared by 3 processes; expected a multiple of 3"):
+        UnpairedBatches(noisy, 4, 8, share=(0, 3))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclevar.core.data.pictures import read_picture
+from cyclevar.core.data import pictures
+from cyclevar.core.data.pictures import describe_picture, read_picture
 from cyclevar.core.errors import PictureError
 
 
@@ -176,6 +177,7 @@ def test_missing_folder_and_forbidden(tmp_path: Path, monkeypatch: pytest.Monkey
     def forbidden(_: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
+    (tmp_path / "b.png").write_bytes(b"there")
     monkeypatch.setattr(Path, "read_bytes", forbidden)
     with pytest.raises(PictureError, match=r"b\.png: Permission denied"):
         read_picture(tmp_path / "b.png")
@@ -185,3 +187,33 @@ def test_decompression_bomb(monkeypatch: pytest.MonkeyPatch, photo: Image.Image)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(PictureError, match="pixels"):
         read_picture(png(photo), name="bomb.png")
+
+
+def test_hostile_pictures(hostile: tuple[Path, dict[str, str]]) -> None:
+    folder, expected = hostile
+    for name, reason in expected.items():
+        if not reason:
+            assert read_picture(folder / name).mode == "RGB"
+            continue
+        with pytest.raises(PictureError, match=reason):
+            read_picture(folder / name)
+
+
+def test_a_file_larger_than_any_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "LARGEST_FILE", 100)
+    (tmp_path / "a.png").write_bytes(b"x" * 101)
+    with pytest.raises(PictureError, match="the file has 101 bytes, more than any picture"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_what_a_file_says_of_its_picture(hostile: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = hostile
+    facts = {path.name: describe_picture(path)[0] for path in folder.iterdir() if not hostile[1][path.name]}
+    assert {name for name, one in facts.items() if one.turned} == {"turned.jpg"}
+    assert facts["turned.jpg"].size == (48, 64)
+    assert {name: one.frames for name, one in facts.items() if one.frames > 1} == {"animated.gif": 3}
+    assert {name for name, one in facts.items() if one.transparent} == {"palette.png"}
+    assert {name for name, one in facts.items() if one.deep} == {"deep.png"}
+    assert (facts["wrong-ending.png"].kind, facts["cmyk.jpg"].mode, facts["huge.png"].size) == (
+        "JPEG", "CMYK", (6000, 3500),
+    )  # fmt: skip

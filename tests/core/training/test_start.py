@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import yaml
 from cyclevar.core import models
 from cyclevar.core.checkpoints import digest
 from cyclevar.core.config import PretrainConfig, TrainConfig
+from cyclevar.core.data import batches
+from cyclevar.core.data import pictures as reading
+from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError, UnknownNameError
 from cyclevar.core.model import build, load_model
 from cyclevar.core.settings import validate
@@ -176,7 +180,7 @@ def test_bad_pictures_are_left_out_and_told_at_the_end(
     for i in range(10, 20):
         (mine / "discs" / f"{i}.png").write_bytes(b"no picture")
     (mine / "squares" / "07.png").write_bytes((mine / "squares" / "07.png").read_bytes()[:60])
-    config = change(backbone_config, data__source=str(mine), transformer__loop__steps=25)
+    config = change(backbone_config, data__source=str(mine), data__most_bad=0.5, transformer__loop__steps=25)
     pretrain(config, tmp_path / "run", resume=False, display=display)
     assert display.notes[-1] == (
         "11 pictures could not be read and were left out: discs/10.png, discs/11.png, discs/12.png, discs/13.png, "
@@ -184,7 +188,62 @@ def test_bad_pictures_are_left_out_and_told_at_the_end(
     )
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == len(set(warnings)) == 11
+    listed = (tmp_path / "run" / "bad-pictures.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in listed] == [*(f"discs/{i}.png" for i in range(10, 20)), "squares/07.png"]
     assert all("; skipped" in warning for warning in warnings)
+
+
+def test_hostile_pictures_are_survived_and_named_once(
+    backbone_config: PretrainConfig,
+    pictures: Path,
+    hostile: tuple[Path, dict[str, str]],
+    display: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every kind of bad file, one that may not be read, and one that goes while the training runs."""
+    folder, expected = hostile
+    bad = {name for name, reason in expected.items() if reason} | {"forbidden.png", "removed.png"}
+    for path in sorted((pictures / "discs").iterdir()):
+        shutil.copy(path, folder)
+    for name in ("forbidden.png", "removed.png"):
+        shutil.copy(pictures / "discs" / "00.png", folder / name)
+    read = reading.read_file
+
+    def read_file(path: Path) -> bytes:
+        if path.name == "forbidden.png":  # root may read everything
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(reading, "read_file", read_file)
+    monkeypatch.setattr(batches, "CACHE_BYTES", 0)  # so that every epoch opens every file
+
+    show = display.show
+
+    def remove(step: int, steps: int, values: Mapping[str, Any]) -> None:
+        show(step, steps, values)
+        if step == 31:  # the first epoch of the 57 pictures is over
+            (folder / "removed.png").unlink()
+
+    monkeypatch.setattr(display, "show", remove)
+    changes = {"data__source": str(folder), "data__other": str(pictures / "squares"), "data__most_bad": 0.3}
+    config = change(backbone_config, **changes, transformer__loop__steps=62)
+    pretrain(config, tmp_path / "run", resume=False, display=display)
+    assert display.values[-1]["step"] == 62
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == len(set(warnings)) == len(bad) == 8
+    assert all(sum(f"/{name}:" in warning for warning in warnings) == 1 for name in bad)
+    listed = dict(line.split("\t") for line in (tmp_path / "run" / "bad-pictures.txt").read_text().splitlines())
+    assert listed.keys() == {f"hostile/{name}" for name in bad}
+    assert "Permission denied" in listed["hostile/forbidden.png"]
+    assert display.notes[-1].startswith("8 pictures could not be read and were left out: hostile/bomb.png, ")
+
+    train_part = open_dataset(folder, other=pictures / "squares").train[0]
+    for name in [name for name in train_part.names if name[0].isdigit()][:20]:
+        (folder / name).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"cannot be read \(.*at most 30% bad ones"):
+        pretrain(config, tmp_path / "another", resume=False, display=display)
 
 
 @pytest.mark.usefixtures("light")
