@@ -23,7 +23,19 @@ LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 FLOORS = (
     ("errors",),
     ("allocator", "hub", "paths", "schedule", "settings"),
-    ("attention", "augment", "cache", "callbacks", "config", "hookspecs", "interfaces", "names", "registry"),
+    (
+        "attention",
+        "attention_report",
+        "augment",
+        "cache",
+        "callbacks",
+        "config",
+        "hookspecs",
+        "interfaces",
+        "names",
+        "registry",
+        "xformers_attention",
+    ),
     (
         "autoencoder",
         "blocks",

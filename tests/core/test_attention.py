@@ -138,18 +138,19 @@ class TestChoice:
         assert choose_backend(torch.device("cuda")) == ("sdpa", "xformers is not installed")
 
     def test_with_an_xformers_that_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken() -> None:
+        def broken(*kind: object) -> str:
             raise OSError("undefined symbol: aoti\nmore")
 
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-        monkeypatch.setattr(torch, "zeros", lambda *size, device: None)
-        monkeypatch.setattr(attention, "_xformers_kernel", broken)
+        monkeypatch.setattr(attention, "form_problem", broken)
         assert choose_backend(torch.device("cuda")) == ("sdpa", "xformers fails on cuda (undefined symbol: aoti)")
         with pytest.raises(ConfigError, match="undefined symbol"):
             choose_backend(torch.device("cuda"), "xformers")
 
     def test_with_an_xformers_that_works(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-        monkeypatch.setattr(torch, "zeros", lambda *size, device: None)
-        monkeypatch.setattr(attention, "_xformers_kernel", lambda: lambda query, key, value, scale: None)
+        monkeypatch.setattr(attention, "form_problem", lambda *kind: "")
         assert choose_backend(torch.device("cuda"))[0] == "xformers"
+        monkeypatch.setattr(attention, "form_problem", lambda *kind: "no operator")
+        choose_backend.cache_clear()
+        assert choose_backend(torch.device("cuda")) == ("sdpa", "xformers fails on cuda (no operator)")
