@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -88,7 +88,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What `check_dataset` found. ``problems`` are sentences about what to put right, ``remarks`` about what to know."""
+    """What `check_dataset` found: ``problems`` are sentences on what to put right, ``remarks`` on what to know."""
 
     name: str
     fingerprint: str
@@ -116,9 +116,7 @@ def check_dataset(
             parts.append(_report(part, domain, pictures, found))
             seen |= {f"{part}/{domain}/{one.name}": one for one in found if isinstance(one, Seen)}
     duplicates = find_duplicates(seen)
-    return DataReport(
-        dataset.name, dataset.fingerprint(), parts, duplicates, *_judge(parts, duplicates, paired=dataset.paired)
-    )
+    return DataReport(dataset.name, dataset.fingerprint(), parts, duplicates, *_judge(parts, duplicates))
 
 
 def _ahead(
@@ -249,7 +247,7 @@ def near_pairs(hashes: NDArray[np.uint64], bits: int = NEAR_BITS) -> Iterator[tu
     Cut into ``bits + 1`` bands, two such hashes agree in one band at least; so only those that do are compared.
     """
     bounds = np.linspace(0, 64, bits + 2).astype(np.uint64)
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise(bounds):
         band = (hashes >> low) & np.uint64((1 << int(high - low)) - 1)
         order = np.argsort(band, kind="stable")
         starts = np.flatnonzero(np.diff(band[order], prepend=band[order[:1]] + np.uint64(1)))
@@ -260,9 +258,7 @@ def near_pairs(hashes: NDArray[np.uint64], bits: int = NEAR_BITS) -> Iterator[tu
                 yield from ((int(one), int(other)) for other in others[different <= bits])
 
 
-def _judge(
-    parts: Sequence[PartReport], duplicates: Sequence[Duplicates], *, paired: bool
-) -> tuple[list[str], list[str]]:
+def _judge(parts: Sequence[PartReport], duplicates: Sequence[Duplicates]) -> tuple[list[str], list[str]]:
     problems, remarks = list[str](), list[str]()
     most = DataConfig().most_bad
     for one in parts:

@@ -58,8 +58,8 @@ def read_picture(source: Path | bytes | bytearray | memoryview, *, name: str | N
         name: what to call the picture in errors; the path if not given.
 
     Raises:
-        PictureError: the file cannot be opened, is empty, damaged, no picture, larger than `LARGEST_FILE`, or has so many
-            pixels that it could only be an attack (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``).
+        PictureError: the file cannot be opened, is empty, damaged, no picture, larger than `LARGEST_FILE`, or has so
+            many pixels that it could only be an attack (more than twice ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
     with _opened(source, name) as opened:
         return _to_rgb(ImageOps.exif_transpose(opened))

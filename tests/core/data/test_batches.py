@@ -148,15 +148,12 @@ def test_epoch_order_is_a_fair_permutation() -> None:
 
 
 def test_too_many_bad_pictures_stop_with_the_list(tmp_path: Path) -> None:
-    """Early: of 300 pictures of which half are bad, long before half of all have been seen."""
+    """Early: of 300 pictures of which most are bad, long before all have been seen."""
     a, b = flat(tmp_path / "a", 20), flat(tmp_path / "b", 20)
     many = PictureList(a.source, [*a.names, *(f"gone-{number}.png" for number in range(280))])
     batches = UnpairedBatches((many, b), 4, 4, most_bad=0.1)
-    with pytest.raises(
-        DataError, match=r"11 of the \d+ pictures that were opened cannot be read .*gone-\d+\.png: No such"
-    ):
-        for step in range(75):
-            batches.batch(step)
+    with pytest.raises(DataError, match=r"11 of the \d+ pictures that were opened cannot be read .*gone-\d+\.png: No"):
+        any(batches.batch(step) is None for step in range(75))
     assert len(many.bad) == 11
     met = int(batches._met[0].sum())
     assert met <= 30
@@ -169,9 +166,7 @@ def test_as_many_bad_pictures_as_are_allowed_do_not_stop(part: Part) -> None:
         fresh = PictureList(part[0].source, part[0].names), part[1]
         batches = UnpairedBatches(fresh, 7, 4, most_bad=most)
         if stops:
-            with pytest.raises(
-                DataError, match=r"1 of the \d pictures .*03\.png.*at most 10% bad ones \(data\.most_bad\)"
-            ):
+            with pytest.raises(DataError, match=r"1 of the \d pictures .*03\.png.*at most 10% bad ones"):
                 batches.batch(0)
         else:
             assert len(batches.batch(0)[0]) == 7
@@ -189,5 +184,5 @@ def test_shares_are_the_rows_of_the_whole_batch(noisy: Part, shares: int) -> Non
 
 
 def test_a_batch_that_cannot_be_shared_equally(noisy: Part) -> None:
-    with pytest.raises(ConfigError, match="batch of 4 .* shared by 3 processes; expected a multiple of 3"):
+    with pytest.raises(ConfigError, match=r"batch of 4 .* shared by 3 processes; expected a multiple of 3"):
         UnpairedBatches(noisy, 4, 8, share=(0, 3))
