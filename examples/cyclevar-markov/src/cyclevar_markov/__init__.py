@@ -1,0 +1,1 @@
+"""Attention to the own scale or the neighbouring one, in windows (HMAR, MVAR)."""
