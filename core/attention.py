@@ -16,7 +16,13 @@ from torch import Tensor
 
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.xformers_attention import attend_planned, first_line, form_problem, gather
+from cyclevar.core.xformers_attention import (
+    attend_planned,
+    constant_when_compiled,
+    first_line,
+    form_problem,
+    gather,
+)
 
 BACKENDS = ("auto", "xformers", "sdpa", "dense")
 Span = tuple[int, int]
@@ -221,7 +227,7 @@ def choose_backend(device: torch.device, requested: str = "auto") -> tuple[str, 
     return "xformers", "asked for"
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _backend(device: torch.device, requested: str) -> str:
     """The kernel alone, which is the same in a process for good."""
     return choose_backend(device, requested)[0]

@@ -18,10 +18,10 @@ import itertools
 import logging
 import operator
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,18 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 Form = Literal["overlapping", "gathered", "each"]
 Ranges = tuple["tuple[Span, tuple[Span, ...]]", ...]
 """The query rows of every scale, and the key ranges that they see."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """Mark a function that `torch.compile` is to call once, and not to look into.
+
+    ``torch.compiler.assume_constant_result`` does the same, but costs every command a second: it imports the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ def attend_planned(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPla
     return None if form is None else attend_in_form(form, query, key, value, ranges, scale, gradient)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def choose_form(ranges: Ranges, gradient: bool, device: torch.device, dtype: torch.dtype, head_dim: int) -> Form | None:
     """How to compute a plan; None where xformers can do it in no form.
 
@@ -175,7 +187,7 @@ def make_bias(
     )
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _prepare(*description: Any) -> bool:
     """Make the bias while a pass is compiled, so that its memory is not that of a CUDA graph."""
     make_bias(*description)
