@@ -64,7 +64,7 @@ def generate(
     sampling = sampling_config(model, **settings)
     session = open_session("generate", model, sampling, schedule=schedule, callbacks=callbacks)
     drawing = _Drawing(session, model, sampling, condition, seed, range(len(condition)) if samples is None else samples)
-    with session.running():
+    with session.running(model.backbone):
         scale, scales = 0, len(drawing.schedule)
         while scale < scales:
             drawing.draw(scale)

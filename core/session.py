@@ -48,7 +48,8 @@ class Session:
         self.backbone = backbone if isinstance(backbone, Backbone) else None
         self.schedule: ScaleSchedule | None = schedule or getattr(model, "schedule", None)
         self._visibility = Visibility.causal(len(self.schedule)) if self.schedule else None
-        self._decode: Decode | None = tokenizer.decode if isinstance(tokenizer, Tokenizer) else None
+        self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
+        self._decode: Decode | None = None
         self._owners: dict[str, str] = {}
         self._step: ScaleStep | None = None
 
@@ -61,8 +62,8 @@ class Session:
     @property
     def decode(self) -> Decode:
         """What makes pictures of latents."""
-        assert self._decode is not None, "a model without tokens has no decoder"
-        return self._decode
+        assert self._tokenizer is not None, "a model without tokens has no decoder"
+        return self._decode or self._tokenizer.decode
 
     def use(self, kind: Literal["visibility", "cache_policy", "decoder"], part: Any, owner: str) -> None:
         """Put ``part`` in the place of the default. Raises `ConfigError` naming both where there is another already."""
@@ -85,10 +86,10 @@ class Session:
         return KeyValueCache(self.backbone.depth, self.schedule, self.visibility, self.cache_policy)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Around one pass: taps the blocks that callbacks ask for, and tells them that it begins, unless it trains."""
+    def running(self, backbone: Backbone) -> Iterator[None]:
+        """Around one pass of ``backbone``: taps its blocks; tells the callbacks that it begins, unless it trains."""
         hooks = [
-            self._block(callback, layer).register_forward_hook(self._tap(callback, layer))
+            _block(callback, backbone, layer).register_forward_hook(self._tap(callback, layer))
             for callback in self.callbacks
             for layer in callback.taps
         ]
@@ -146,13 +147,6 @@ class Session:
                 f"the callback {_named(callback)} failed in {event}: {type(error).__name__}: {error}",
                 hint="repair it, or leave it out",
             ) from error
-
-    def _block(self, callback: Callback, layer: int) -> nn.Module:
-        assert self.backbone is not None
-        blocks = list(self.backbone.get_submodule("blocks").children())
-        if not -len(blocks) <= layer < len(blocks):
-            raise ConfigError(f"{_named(callback)} taps block {layer}", expected=f"one of {len(blocks)} blocks")
-        return blocks[layer]
 
     def _tap(self, callback: Callback, layer: int) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
         return lambda _module, _inputs, output: self.tell(callback, "on_activation", self._step, layer, output)
@@ -234,3 +228,10 @@ def _require_capabilities(session: Session) -> None:
 
 def _named(callback: Callback) -> str:
     return callback.name or type(callback).__name__
+
+
+def _block(callback: Callback, backbone: Backbone, layer: int) -> nn.Module:
+    blocks = list(backbone.get_submodule("blocks").children())
+    if not -len(blocks) <= layer < len(blocks):
+        raise ConfigError(f"{_named(callback)} taps block {layer}", expected=f"one of {len(blocks)} blocks")
+    return blocks[layer]

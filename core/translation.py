@@ -77,7 +77,7 @@ def translate_context(
 ) -> Translation:
     """Translate what `encode_context` gave. ``session``: what acts on it; opened here where it is not given."""
     session = session or open_session("translate", model, config)
-    with session.running():
+    with session.running(model.backbone):
         prediction = predict(model, context, condition, config, session)
         made = Translation(**vars(prediction), image=session.decode(prediction.latent, clamp=clamp))
         if session.task != "train":

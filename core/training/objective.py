@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cyclevar.core.config import GeneratorLoss, LossConfig, Order, TranslationConfig
+from cyclevar.core.config import GeneratorLoss, Order, TranslationConfig
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
 from cyclevar.core.picture_model import Context, PictureModel, Translated
+from cyclevar.core.session import Session
 from cyclevar.core.training.losses import generator_loss
 from cyclevar.core.training.reconstruction import Reconstructions
 from cyclevar.core.translation import predict
@@ -80,11 +81,12 @@ def generator_step(
     due: Collection[str],
     *,
     generator: GeneratorLoss = "nonsaturating",
+    session: Session | None = None,
 ) -> Step:
     """Translate a batch of each domain as the losses that are ``due`` ask for, and score it.
 
     First pass: a to b, b to a (unless only the identity is due) and for the identity a to a, b to b; second pass, for
-    the cycle: the fakes back. ``generator`` names the adversarial loss.
+    the cycle: the fakes back. ``generator`` names the adversarial loss; ``session`` acts on both passes.
     """
     a, b, context, batch = pictures.a, pictures.b, pictures.context, len(pictures.a)
     back = [targets[0]] * batch + [targets[1]] * batch
@@ -93,7 +95,7 @@ def generator_step(
     if "identity" in due:
         wanted = wanted + back
         context = [torch.cat([part] * (len(wanted) // (2 * batch))) for part in context]
-    first = model.translate(context, model.condition(wanted), translation, clamp=False)
+    first = model.translate(context, model.condition(wanted), translation, clamp=False, session=session)
     images = clamped(first.image.float())
     fake_b, fake_a = images[: made // 2], images[made // 2 : made]
     losses: dict[str, Tensor] = {}
@@ -102,7 +104,7 @@ def generator_step(
         losses["gan"] = torch.stack([generator_loss(judge(fake), generator) for judge, fake in judged]).mean()
     if "cycle" in due:
         context = exact_context(model, torch.cat([fake_b, fake_a]))
-        cycled = model.translate(context, model.condition(back), translation, clamp=False).image
+        cycled = model.translate(context, model.condition(back), translation, clamp=False, session=session).image
         losses["cycle"] = reconstructions.cycle(clamped(cycled.float()), torch.cat([a, b]))
     if "identity" in due:
         losses["identity"] = reconstructions.identity(images[made:], torch.cat([a, b]))
@@ -114,15 +116,21 @@ def clamped(images: Tensor) -> Tensor:
     return images + (images.clamp(-1, 1) - images).detach()
 
 
-def total(losses: dict[str, Tensor], config: LossConfig) -> Tensor:
+def total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """The weighted sum."""
-    return torch.stack([getattr(config, name) * value for name, value in losses.items()]).sum()
+    return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
 
-def warmup_loss(model: Model, context: Sequence[Tensor], targets: Targets, translation: TranslationConfig) -> Tensor:
+def warmup_loss(
+    model: Model,
+    context: Sequence[Tensor],
+    targets: Targets,
+    translation: TranslationConfig,
+    session: Session | None = None,
+) -> Tensor:
     """Relative squared error of the predicted latent (without the source's share) to the source's, for both labels."""
     context = [torch.cat([part, part]) for part in context]
     half = len(context[0]) // 2
     condition = model.backbone.condition([targets[0]] * half + [targets[1]] * half)
-    out = predict(model, context, condition, translation)
+    out = predict(model, context, condition, translation, session)
     return (out.predicted - out.source).square().mean() / out.source.square().mean()

@@ -24,11 +24,14 @@ from cyclevar.core.autoencoder import recompute
 from cyclevar.core.config import TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import Part
+from cyclevar.core.errors import PluginError
 from cyclevar.core.evaluation.evaluate import pooled_features, quick_kid_rt
 from cyclevar.core.features import FeatureNet
 from cyclevar.core.interfaces import Discriminator
+from cyclevar.core.manager import get_manager
 from cyclevar.core.model import Model
 from cyclevar.core.picture_model import PictureModel
+from cyclevar.core.session import open_session
 from cyclevar.core.training import objective
 from cyclevar.core.training.common import (
     Stream,
@@ -49,6 +52,9 @@ from cyclevar.core.translation import Prediction
 
 REFERENCE = 600
 """Training pictures of each domain that KID-rt compares with."""
+
+OWN_LOSSES = ("gan", "cycle", "identity")
+"""Losses of the generator that the settings weigh."""
 
 PATIENCE = 300
 """Adversarial steps before a copying generator is remarked upon: the warm-up teaches it to copy."""
@@ -102,7 +108,7 @@ class TranslatorTask(Task):
         self.validation = [images.to(device) for images in validation]
         self.reference, self.net, self.note = reference, net.to(device), note
         self.reconstructions = Reconstructions(*(one.to(device) for one in reconstructions))
-        self.pictures_per_step = 2 * config.batch_size
+        self.pictures_per_step = 2 * config.batch_size * config.accumulate
         learner, self.adapters = model.translates, None
         if isinstance(model, Model):
             model.tokenizer.requires_grad_(False).eval()
@@ -122,8 +128,21 @@ class TranslatorTask(Task):
         self.progress = nn.Module()
         self.progress.register_buffer("adversarial_since", torch.tensor(-1))
         self.stream = Stream(batches, device)
+        self.session = open_session("train", model, config)
+        self.added_losses = self._added_losses()
+        """Of plugins: name -> weight and function of what a step made."""
+        self.weights = {name: getattr(config.loss, name) for name in OWN_LOSSES}
+        self.weights |= {name: weight for name, (weight, _) in self.added_losses.items()}
         self.alarmed, self.overpowered = False, 0
         """Adversarial steps in a row in which the discriminators were nearly always right; for the alarm alone."""
+
+    def _added_losses(self) -> dict[str, tuple[float, Callable[[objective.Step], Tensor]]]:
+        found: dict[str, tuple[float, Callable[[objective.Step], Tensor]]] = {}
+        for plugin, losses in get_manager().gather("cyclevar_losses", trainer=self):
+            if taken := sorted({*OWN_LOSSES, *found}.intersection(losses)):
+                raise PluginError(f"plugin {plugin} adds a loss {taken[0]!r}, which is there already")
+            found |= losses
+        return found
 
     @cached_property
     def references(self) -> list[Tensor]:
@@ -167,6 +186,9 @@ class TranslatorTask(Task):
         judge = self.discriminators[0]
         return judge.frozen if isinstance(judge, Discriminator) else ""
 
+    def pictures(self, step: int) -> Mapping[str, Tensor]:
+        return self.stream.pictures(step)
+
     def waited(self) -> float:
         return self.stream.waited()
 
@@ -189,13 +211,24 @@ class TranslatorTask(Task):
     def _warm_up(self, step: int, a: Tensor, b: Tensor) -> dict[str, float]:
         config = self.config.optimizer.model_copy(update={"learning_rate": self.config.warmup.learning_rate})
         rate = set_learning_rate(self.optimizer, config, step, self.config.warmup.steps)
-        assert isinstance(self.model, Model)
-        context = objective.real_context(self.model, a, b)
-        with self.accelerator.autocast():
-            loss = objective.warmup_loss(self.model, context, self.targets, self.config.translation)
-        norm = self._descend(loss)
-        self.ema.update_parameters(self.model.translates)
-        return {"warmup_error": float(loss.detach()), "gradient_norm": norm, "learning_rate": rate}
+        model = self.model
+        assert isinstance(model, Model)
+        chunks = objective.read_pictures(model, a, b, self.config.pictures_at_once)
+        power = [len(one.a) * model.tokenizer.as_latent(one.context[-1]).square().mean() for one in chunks]
+        shares = torch.stack(power) / torch.stack(power).sum()  # the loss is relative to the power of the whole batch
+        found: list[Tensor] = []
+
+        def losses() -> Iterator[Tensor]:
+            for pictures, share in zip(chunks, shares, strict=True):
+                context = pictures.context
+                with self.accelerator.autocast():
+                    loss = objective.warmup_loss(model, context, self.targets, self.config.translation, self.session)
+                found.append((share * loss).detach())
+                yield share * loss
+
+        norm = self._descend(losses())
+        self.ema.update_parameters(model.translates)
+        return {"warmup_error": float(torch.stack(found).sum()), "gradient_norm": norm, "learning_rate": rate}
 
     def _descend(self, losses: Tensor | Iterable[Tensor]) -> float:
         """One update of the generator; the gradient's norm before clipping."""
@@ -203,7 +236,7 @@ class TranslatorTask(Task):
 
     def _pretrain_discriminators(self, pretrained: int, a: Tensor, b: Tensor) -> dict[str, float]:
         with torch.no_grad():
-            chunks = objective.read_pictures(self.model, a, b, self.config.objective.chunk)
+            chunks = objective.read_pictures(self.model, a, b, self.config.pictures_at_once)
             fakes = [self._generate(pictures, ()).fakes for pictures in chunks]
         values = self._update_discriminators(chunks, fakes, pretrained)
         if (pretrained + 1) % 20 == 0:
@@ -213,7 +246,7 @@ class TranslatorTask(Task):
     def _generate(self, pictures: objective.Pictures, due: Collection[str]) -> objective.Step:
         judges = [judge for judge in self.discriminators if isinstance(judge, Discriminator)]
         with frozen(self.discriminators), self.accelerator.autocast():
-            return objective.generator_step(
+            made = objective.generator_step(
                 self.model,
                 pictures,
                 self.targets,
@@ -222,12 +255,16 @@ class TranslatorTask(Task):
                 self.reconstructions,
                 due,
                 generator=self.config.discriminator.generator_loss,
+                session=self.session,
             )
+            if torch.is_grad_enabled() and (self.config.objective.order == "joint" or set(due) <= {"gan"}):
+                made.losses.update({name: function(made) for name, (_, function) in self.added_losses.items()})
+        return made
 
     def _adversarial(self, step: int, since: int, a: Tensor, b: Tensor) -> dict[str, float]:
         config = self.config
         rate = set_learning_rate(self.optimizer, config.optimizer, step - since, config.loop.steps - since)
-        chunks = objective.read_pictures(self.model, a, b, config.objective.chunk)
+        chunks = objective.read_pictures(self.model, a, b, config.pictures_at_once)
         every = {"gan": 1, "cycle": config.loss.cycle_every, "identity": config.loss.identity_every}
         due = [name for name, steps in every.items() if getattr(config.loss, name) and (step - since) % steps == 0]
         diagnosed = (step - since) % config.diagnose_every == 0
@@ -265,7 +302,7 @@ class TranslatorTask(Task):
                     figures[name] = added(figures.get(name, 0.0), share * value)
                 fakes.append((made.fakes[0].detach().float(), made.fakes[1].detach().float()))
                 if made.losses:
-                    loss = share * objective.total(made.losses, self.config.loss)
+                    loss = share * objective.total(made.losses, self.weights)
                     del made  # what the backward pass does not need is gone before it begins
                     yield loss
 
@@ -290,7 +327,7 @@ class TranslatorTask(Task):
 
         With tokens also the entropy of the codes and the strength of the output.
         """
-        weighted = {name: getattr(self.config.loss, name) * value for name, value in made.losses.items()}
+        weighted = {name: self.weights[name] * value for name, value in made.losses.items()}
         first, model = made.first, self.model
         at = first.predicted if isinstance(first, Prediction) else first.image
         found = {f"gradient/{name}": float(gradient_norm(value, at)) for name, value in weighted.items()}
@@ -356,7 +393,8 @@ class TranslatorTask(Task):
         outputs = []
         for part in images.split(16):
             condition = model.condition([target] * len(part))
-            outputs.append(model.translate(model.encode(part), condition, self.config.translation).image)
+            made = model.translate(model.encode(part), condition, self.config.translation, session=self.session)
+            outputs.append(made.image)
         return torch.cat(outputs)
 
     @torch.no_grad()

@@ -166,7 +166,7 @@ def test_the_generators_update_leaves_the_discriminators_alone(make_task: Make) 
     a, b = task.stream.batch(0)
     [pictures] = read_pictures(task.model, a, b)
     made = task._generate(pictures, ("gan", "cycle", "identity"))
-    task._descend(total(made.losses, task.config.loss))
+    task._descend(total(made.losses, task.weights))
     assert all(parameter.grad is None for parameter in task.discriminators.parameters())
 
 
