@@ -39,6 +39,7 @@ COMMANDS = {
     "bench": "cyclevar.cli.bench:command",
     "data": "cyclevar.cli.data:app",
     "models": "cyclevar.cli.models:command",
+    "doctor": "cyclevar.cli.doctor:command",
     "plugins": "cyclevar.cli.plugins:command",
 }
 """Name -> "module:attribute" in the order of the help; the attribute is a function, or a typer app with commands."""

@@ -37,9 +37,9 @@ def attention_report(
     backend, reason = choose_backend(device, requested)
     rows: list[AttentionRow] = []
     for what, ranges, gradient in (
-        ("all scales, inference", _ALL, False),
-        ("all scales, training", _ALL, True),
-        ("one scale (serial), inference", _ONE, False),
+        ("inference", _ALL, False),
+        ("training", _ALL, True),
+        ("serial step", _ONE, False),
     ):
         form = choose_form(ranges, gradient, device, dtype, head_dim) if backend == "xformers" else None
         if form is None:

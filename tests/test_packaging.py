@@ -58,7 +58,7 @@ FLOORS = (
     ("data", "generation"),
     ("editing", "generated_files", "picture_files", "translator"),
     ("bench", "evaluation", "report", "training"),
-    ("demo",),
+    ("demo", "doctor"),
     ("reproduce",),
 )
 """What stands in ``core``, lowest first. A module imports from its own floor and the ones below, never in a circle."""
