@@ -15,7 +15,7 @@ Reference = str | Callable[..., Any]
 KINDS = {
     "backbone": "a family of models: tokenizer, transformer and presets; factory(config) -> Model",
     "generator": "a network that translates pictures without tokens; factory(config) -> DirectModel",
-    "quantizer": "vectors to codes and back, hard or soft; the factory gives a Quantizer",
+    "quantizer": "vectors to codes and back, hard or soft; factory(channels) -> Quantizer",
     "discriminator": "judges whether pictures belong to a domain; the factory gives a Discriminator",
     "loss": "a distance between pictures and what they should be; the factory gives a PictureLoss",
     "metric": "a figure of the evaluation, asked for by its name; the factory gives a PictureMetric",

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclevar.core.interfaces import Generators, Quantized, Quantizer
+from cyclevar.quantizers.config import BitwiseConfig
 from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise, require_positive
 from cyclevar.quantizers.straight_through import straight_through
 
@@ -75,3 +76,8 @@ class BitwiseQuantizer(Quantizer):
         pairs = logits.unflatten(-1, (self.channels, 2))
         margin: Tensor = pairs[..., 1] - pairs[..., 0]
         return margin
+
+
+def build(channels: int, config: BitwiseConfig) -> BitwiseQuantizer:
+    """A bit for each of ``channels``."""
+    return BitwiseQuantizer(channels, config.kind)

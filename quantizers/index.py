@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.interfaces import CodebookQuantizer, Generators, Quantized
+from cyclevar.quantizers.config import IndexConfig
 from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise, require_positive
 from cyclevar.quantizers.straight_through import straight_through
 
@@ -73,6 +74,11 @@ class IndexQuantizer(CodebookQuantizer):
     def entropy(self, logits: Tensor, temperature: float) -> Tensor:
         log_probabilities = (logits.float() / temperature).log_softmax(-1)
         return -(log_probabilities.exp() * log_probabilities).sum(-1)
+
+
+def build(channels: int, config: IndexConfig) -> IndexQuantizer:
+    """A code book for vectors of ``channels``."""
+    return IndexQuantizer(config.size, channels, config.metric)
 
 
 def _nearest(positions: Tensor, vectors: Tensor) -> Tensor:

@@ -56,10 +56,10 @@ FLOORS = (
         "translation",
     ),
     ("data", "generation"),
-    ("editing", "generated_files", "picture_files", "translator"),
+    ("editing", "generated_files", "picture_archives", "picture_files", "sharding", "translator"),
     ("bench", "evaluation", "report", "training"),
-    ("demo", "doctor"),
-    ("reproduce",),
+    ("contract", "demo", "doctor"),
+    ("pytest_plugin", "reproduce"),
 )
 """What stands in ``core``, lowest first. A module imports from its own floor and the ones below, never in a circle."""
 
