@@ -233,6 +233,8 @@ class TokenizerPretraining(Settings):
     loop: LoopConfig = LoopConfig(steps=5200)
     batch_size: int = Field(8, ge=2, multiple_of=2)
     """Pictures of both domains together, half of each."""
+    accumulate: PositiveInt = 1
+    """Batches to an update."""
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=1e-4, warmup=100, decay="cosine"
     )
@@ -285,6 +287,8 @@ class BackbonePretraining(Settings):
     loop: LoopConfig = LoopConfig(steps=3000)
     batch_size: int = Field(16, ge=2, multiple_of=2)
     """Pictures of both domains together, half of each."""
+    accumulate: PositiveInt = 1
+    """Batches to an update."""
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup=100, decay="cosine", clip=2.0
     )
@@ -455,6 +459,8 @@ class TrainConfig(Settings):
     loop: LoopConfig = LoopConfig(steps=3000, validate_every=200, sample_every=200, save_every=100)
     batch_size: PositiveInt = 4
     """Pictures of each domain."""
+    accumulate: PositiveInt = 1
+    """Batches to an update, which is the one that as many pictures at once would give, to rounding."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, betas=(0.5, 0.99), warmup=50)
     warmup: WarmupConfig = WarmupConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -474,6 +480,12 @@ class TrainConfig(Settings):
     """Where the figures go besides the run folder; changes nothing that is learned."""
     callbacks: Parts = Field({})
     """Callbacks of plugins, by name, with the settings of each."""
+
+    @property
+    def pictures_at_once(self) -> int:
+        """Pictures of each domain that pass through the generator at a time; 0: all that there are."""
+        limits = (self.objective.chunk, self.batch_size if self.accumulate > 1 else 0)
+        return min((limit for limit in limits if limit), default=0)
 
     @model_validator(mode="before")
     @classmethod

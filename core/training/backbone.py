@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
 import torch
@@ -20,6 +20,7 @@ from cyclevar.core.training.common import (
     Stream,
     descend,
     make_optimizer,
+    micro_batches,
     moving_average,
     set_learning_rate,
     step_random,
@@ -44,7 +45,7 @@ class BackboneTask(Task):
         self.model, self.config, self.domains, self.accelerator = model, config, domains, accelerator
         self.seed = seed
         self.validation = [images.to(accelerator.device) for images in validation]
-        self.pictures_per_step = 2 * (config.batch_size // 2)
+        self.pictures_per_step = config.batch_size * config.accumulate
         model.to(accelerator.device)
         model.tokenizer.requires_grad_(False).eval()
         self.ema = moving_average(model.backbone, config.ema)
@@ -54,6 +55,9 @@ class BackboneTask(Task):
     def parts(self) -> Parts:
         return {"backbone": self.model.backbone, "ema": self.ema, "optimizer": self.optimizer}
 
+    def pictures(self, step: int) -> Mapping[str, Tensor]:
+        return self.stream.pictures(step)
+
     def waited(self) -> float:
         return self.stream.waited()
 
@@ -61,14 +65,21 @@ class BackboneTask(Task):
         config, backbone = self.config, self.model.backbone
         rate = set_learning_rate(self.optimizer, config.optimizer, step, config.loop.steps)
         a, b = self.stream.batch(step)
-        targets = [self.domains[0]] * len(a) + [self.domains[1]] * len(b)
         backbone.train()
         random = step_random(self.seed, step)
         schedule = backbone.training_schedule(self.model.schedule, random)
-        loss = self._loss(backbone, torch.cat([a, b]), targets, schedule, config.condition_dropout, random)
-        norm = descend(self.accelerator, loss, self.optimizer, config.optimizer.clip)
+        found: list[Tensor] = []
+
+        def losses() -> Iterator[Tensor]:
+            for part in micro_batches(a, b, config.accumulate):
+                targets = [name for name, images in zip(self.domains, part, strict=True) for _ in images]
+                loss = self._loss(backbone, torch.cat(part), targets, schedule, config.condition_dropout, random)
+                found.append(loss.detach())
+                yield loss / config.accumulate
+
+        norm = descend(self.accelerator, losses(), self.optimizer, config.optimizer.clip)
         self.ema.update_parameters(backbone)
-        return {"loss": float(loss.detach()), "gradient_norm": float(norm), "learning_rate": rate}
+        return {"loss": float(torch.stack(found).mean()), "gradient_norm": float(norm), "learning_rate": rate}
 
     def _loss(
         self,

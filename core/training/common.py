@@ -11,6 +11,7 @@ from random import Random
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -81,15 +82,23 @@ def descend(
 
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Let gradients through ``module``, but not into those of its parameters that are trained elsewhere."""
+    """Let gradients through ``module``, but not into those of its parameters that are trained elsewhere.
+
+    Spectral norms, which turn their vectors with every pass of a module that trains, stay as they are.
+    """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    turning = [part for part in module.modules() if isinstance(part, ParametrizationList) and part.training]
     for parameter in trained:
         parameter.requires_grad_(False)
+    for part in turning:
+        part.eval()
     try:
         yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+        for part in turning:
+            part.train()
 
 
 def moving_average(module: nn.Module, decay: float) -> AveragedModel:
@@ -126,6 +135,11 @@ def build_discriminator(name: str, settings: dict[str, object]) -> Discriminator
     return discriminator
 
 
+def micro_batches(a: Tensor, b: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """A batch of each domain in ``count`` parts of equal size."""
+    return list(zip(a.chunk(count), b.chunk(count), strict=True))
+
+
 class Stream:
     """Batches by step on ``device``, prefetched while the steps come in order."""
 
@@ -145,6 +159,10 @@ class Stream:
         pair = a.to(self._device), b.to(self._device)
         self.seconds += time.perf_counter() - begun
         return pair
+
+    def pictures(self, step: int) -> dict[str, Tensor]:
+        """The batch of update ``step`` once more, by domain; the order of the others is not disturbed."""
+        return dict(zip("ab", self._batches.batch(step), strict=True))
 
     def waited(self) -> float:
         """Seconds spent in `batch` since the last call."""

@@ -72,7 +72,7 @@ def pretrain(
     model = _pretraining_model(config)
     size = _picture_size(model, config.data)
     validation = _validation(dataset, size)
-    batches = _batches(dataset, config.data, size, settings.batch_size // 2, config.seed)
+    batches = _batches(dataset, config.data, size, settings.batch_size // 2 * settings.accumulate, config.seed)
     facts = {"data": f"{dataset.name} {dataset.fingerprint()}"}
     task: Task
     part: nn.Module
@@ -152,7 +152,7 @@ def train(
         facts["tokenizer"] = digest(model.tokenizer)
     if config.lora.rank:
         facts["backbone"] = digest(model.translates)  # checkpoints hold the adapters alone
-    batches = _batches(dataset, config.data, size, config.batch_size, config.seed)
+    batches = _batches(dataset, config.data, size, config.batch_size * config.accumulate, config.seed)
     task = TranslatorTask(
         model,
         config,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from cyclevar.core.config import TokenizerPretraining
 from cyclevar.core.data.batches import UnpairedBatches
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
 from cyclevar.core.interfaces import CodebookQuantizer, Tokenizer, View
-from cyclevar.core.pyramid import Pyramid, round_trip, tokenize
+from cyclevar.core.pyramid import round_trip, tokenize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.training.common import (
     Stream,
@@ -22,6 +23,7 @@ from cyclevar.core.training.common import (
     frozen,
     gradient_norm,
     make_optimizer,
+    micro_batches,
     moving_average,
     set_learning_rate,
     step_random,
@@ -97,6 +99,15 @@ def fit_codebook(
         codebook.copy_(quantizer.comparable(torch.where((mass > 0)[:, None], means, fresh)))
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What a part of a batch made: figures, the codes of each scale where there are any, pictures ``[B,3,H,W]``."""
+
+    figures: dict[str, Tensor]
+    codes: Sequence[Tensor]
+    output: Tensor
+
+
 class TokenizerTask(Task):
     """Trains a tokenizer on the pictures of both domains."""
 
@@ -116,7 +127,7 @@ class TokenizerTask(Task):
         self.fit = fit
         self.config, self.seed, self.accelerator = config, seed, accelerator
         self.validation = [images.to(accelerator.device) for images in validation]
-        self.pictures_per_step = 2 * (config.batch_size // 2)
+        self.pictures_per_step = config.batch_size * config.accumulate
         self.tokenizer = tokenizer.to(accelerator.device)
         self.ema = moving_average(tokenizer, config.ema)
         self.optimizer = make_optimizer(tokenizer, config.optimizer)
@@ -147,21 +158,46 @@ class TokenizerTask(Task):
     def waited(self) -> float:
         return self.stream.waited()
 
+    def pictures(self, step: int) -> Mapping[str, Tensor]:
+        return self.stream.pictures(step)
+
     def update(self, step: int) -> Mapping[str, float]:
-        config, autocast, tokenizer = self.config, self.accelerator.autocast, self.tokenizer
-        finishing = step >= config.finish_from
+        config, finishing = self.config, step >= self.config.finish_from
         if step == config.autoencoder_steps and not finishing and self.fit:
             self._start_quantizing()
         rate = set_learning_rate(self.optimizer, config.optimizer, step, config.loop.steps)
-        images = torch.cat(self.stream.batch(step))
+        parts = [torch.cat(part) for part in micro_batches(*self.stream.batch(step), config.accumulate)]
         if step == config.finish_from:
-            tokenizer.load_state_dict(self.ema.module.state_dict())
+            self.tokenizer.load_state_dict(self.ema.module.state_dict())
+        made: list[Pass] = []
+
+        def losses() -> Iterator[Tensor]:
+            for images in parts:
+                loss, one = self._pass(step, images)
+                made.append(one)
+                yield loss / config.accumulate
+
+        norm = descend(self.accelerator, losses(), self.optimizer, config.optimizer.clip)
+        images, output = torch.cat(parts), torch.cat([one.output for one in made])
+        if step >= config.autoencoder_steps and not finishing:
+            self._refill(step, [codes for one in made for codes in one.codes], images)
+        self.ema.update_parameters(self.tokenizer)
+        values = {name: torch.stack([one.figures[name] for one in made]).mean() for name in made[0].figures}
+        if finishing:
+            values["discriminator"] = self._update_discriminator(step, images, output)
+        values |= {"gradient_norm": norm, "psnr": psnr(output.clamp(-1, 1), images).mean()}
+        return {name: float(value) for name, value in values.items()} | {"learning_rate": rate}
+
+    def _pass(self, step: int, images: Tensor) -> tuple[Tensor, Pass]:
+        """The loss of pictures ``[B,3,H,W]``, and what else is to be known of them."""
+        config, autocast, tokenizer = self.config, self.accelerator.autocast, self.tokenizer
+        finishing = step >= config.finish_from
         with autocast(), torch.set_grad_enabled(not finishing):
             latent = tokenizer.encode(images)
         latent = latent.float()  # half precision would confuse neighbouring codes
         values: dict[str, Tensor] = {}
         loss = latent.new_zeros(())
-        pyramid: Pyramid | None = None
+        codes: Sequence[Tensor] = ()
         if step < config.autoencoder_steps:
             loss = 1e-3 * latent.square().mean()
             latent = latent + config.latent_noise * latent.detach().std() * torch.randn_like(latent)
@@ -169,10 +205,9 @@ class TokenizerTask(Task):
         else:
             schedule = tokenizer.training_schedule(step_random(self.seed, step))
             pyramid = tokenize(tokenizer, latent, schedule)
+            codes = pyramid.codes
             if not finishing:
-                loss, values["latent_error"] = quantizer_loss(
-                    tokenizer, latent, pyramid.codes, schedule, config.commitment
-                )
+                loss, values["latent_error"] = quantizer_loss(tokenizer, latent, codes, schedule, config.commitment)
                 values["quantizer"] = loss
             with torch.set_grad_enabled(not finishing):
                 views = tokenizer.views(pyramid.maps, schedule, images, None if finishing else latent)
@@ -194,14 +229,8 @@ class TokenizerTask(Task):
             ratio = gradient_norm(reconstruction, output) / gradient_norm(fooling, output).clamp_min(1e-8)
             loss = loss + config.adversarial * ratio.clamp_max(1e4) * fooling
             values["adversarial"] = fooling
-        values["gradient_norm"] = descend(self.accelerator, loss, self.optimizer, config.optimizer.clip)
-        if pyramid is not None and not finishing:
-            self._refill(step, pyramid, images)
-        self.ema.update_parameters(self.tokenizer)
-        if finishing:
-            values["discriminator"] = self._update_discriminator(step, images, output.detach())
-        values |= {"reconstruction": reconstruction, "psnr": psnr(output.detach().clamp(-1, 1), images).mean()}
-        return {name: float(value.detach()) for name, value in values.items()} | {"learning_rate": rate}
+        values["reconstruction"] = reconstruction
+        return loss, Pass({name: value.detach() for name, value in values.items()}, codes, output.detach())
 
     def _decode(self, view: View) -> Tensor:
         with self.accelerator.autocast():
@@ -235,12 +264,12 @@ class TokenizerTask(Task):
         self.ema.module.load_state_dict(self.tokenizer.state_dict())
 
     @torch.no_grad()
-    def _refill(self, step: int, pyramid: Pyramid, images: Tensor) -> None:
+    def _refill(self, step: int, codes: Sequence[Tensor], images: Tensor) -> None:
         """Give codes that the last updates never used the values of vectors that need quantizing now."""
         if self.coder is None:
             return
         hits = self.usage.get_buffer("hits")
-        hits += torch.bincount(torch.cat([codes.flatten() for codes in pyramid.codes]), minlength=len(hits))
+        hits += torch.bincount(torch.cat([part.flatten() for part in codes]), minlength=len(hits))
         due = (step - self.config.autoencoder_steps + 1) % self.config.refill_every == 0
         if due and step < 0.6 * self.config.loop.steps:
             dead = (hits == 0).nonzero().flatten()

@@ -101,6 +101,18 @@ def test_a_frozen_module_passes_gradients_on_and_keeps_its_own_choice() -> None:
     assert [p.requires_grad for p in net.parameters()] == [False, False, True, True]
 
 
+def test_spectral_norms_of_a_frozen_module_stay() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Dropout())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with frozen(net):
+        net(torch.ones(1, 4))
+        assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    net(torch.ones(1, 4))
+    assert any(not torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_the_norm_of_a_gradient_leaves_the_graph() -> None:
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     y = x * 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -255,10 +255,13 @@ def test_the_adversarial_part_has_its_share_of_the_gradient(make: Make, monkeypa
         outputs.append(decode(latent, clamp=clamp))
         return outputs[-1]
 
-    def watched_descend(accelerator: Any, loss: Tensor, *settings: Any) -> Tensor:
-        if not gradients:  # the tokenizer's update comes first
-            gradients.extend(torch.autograd.grad(loss, outputs[-1], retain_graph=True))
-        return descend(accelerator, loss, *settings)
+    def watched_descend(accelerator: Any, losses: Any, *settings: Any) -> Tensor:
+        def watched() -> Iterator[Tensor]:
+            for loss in losses:
+                gradients.extend(torch.autograd.grad(loss, outputs[-1], retain_graph=True))
+                yield loss
+
+        return descend(accelerator, losses if gradients else watched(), *settings)  # the tokenizer's comes first
 
     monkeypatch.setattr(task.tokenizer, "decode", watched_decode)
     monkeypatch.setattr("cyclevar.core.training.tokenizer.descend", watched_descend)
