@@ -157,6 +157,20 @@ def steps_left_out(files: RunFiles) -> set[int]:
     return {one["step"] for one in told if one["left_out"]}
 
 
+class Streak:
+    """Counts how often something was so in a row."""
+
+    def __init__(self, length: int) -> None:
+        self._length, self._count, self._completed = length, 0, False
+
+    def completed_by(self, so: bool) -> bool:
+        """Whether this time makes ``length`` in a row, for the first time."""
+        self._count = self._count + 1 if so else 0
+        first = self._count == self._length and not self._completed
+        self._completed |= first
+        return first
+
+
 class Spikes:
     """Notices losses and gradient norms that are far above what they were lately."""
 

@@ -43,6 +43,7 @@ from cyclevar.core.training.common import (
     moving_average,
     set_learning_rate,
 )
+from cyclevar.core.training.divergence import Streak
 from cyclevar.core.training.loop import Task
 from cyclevar.core.training.lora import Adapters, share_frozen, trained
 from cyclevar.core.training.losses import accuracy, auc, discriminator_loss, r1_penalty, scores
@@ -55,6 +56,9 @@ REFERENCE = 600
 
 OWN_LOSSES = ("gan", "cycle", "identity")
 """Losses of the generator that the settings weigh."""
+
+BLIND = 1e-3
+"""Gap of mean scores, real to fake, below which a discriminator tells nothing apart, if it stays there."""
 
 PATIENCE = 300
 """Adversarial steps before a copying generator is remarked upon: the warm-up teaches it to copy."""
@@ -133,8 +137,9 @@ class TranslatorTask(Task):
         """Of plugins: name -> weight and function of what a step made."""
         self.weights = {name: getattr(config.loss, name) for name in OWN_LOSSES}
         self.weights |= {name: weight for name, (weight, _) in self.added_losses.items()}
-        self.alarmed, self.overpowered = False, 0
-        """Adversarial steps in a row in which the discriminators were nearly always right; for the alarm alone."""
+        self.overpowering = Streak(settings.alarm_updates)
+        self.blind = {domain: Streak(settings.alarm_updates) for domain in "ab"}
+        """Adversarial steps in a row in which discriminators were nearly always right, or told nothing apart."""
 
     def _added_losses(self) -> dict[str, tuple[float, Callable[[objective.Step], Tensor]]]:
         found: dict[str, tuple[float, Callable[[objective.Step], Tensor]]] = {}
@@ -310,17 +315,22 @@ class TranslatorTask(Task):
         return figures | {"gradient_norm": norm}, fakes
 
     def _watch(self, step: int, values: Mapping[str, float]) -> None:
-        """Raise the alarm, once, where the discriminators have been nearly always right for long."""
+        """Raise the alarm, once each, where discriminators have been nearly always right for long, or blind."""
         settings = self.config.discriminator
         right = (values["discriminator/accuracy_a"] + values["discriminator/accuracy_b"]) / 2
-        self.overpowered = self.overpowered + 1 if right > settings.alarm_accuracy else 0
-        if self.overpowered == settings.alarm_updates and not self.alarmed:
-            self.alarmed = True
+        if self.overpowering.completed_by(right > settings.alarm_accuracy):
             self.note(
                 f"step {step + 1}: the discriminator overpowers the generator (accuracy above "
                 f"{settings.alarm_accuracy:.0%} for {settings.alarm_updates} steps): lower "
                 "discriminator.optimizer.learning_rate, set discriminator.r1, or add augmentation"
             )
+        for domain, streak in self.blind.items():
+            if streak.completed_by(abs(values[f"discriminator/gap_{domain}"]) < BLIND):
+                self.note(
+                    f"step {step + 1}: the discriminator of domain {domain} has collapsed (real pictures and fakes "
+                    f"score alike within {BLIND} for {settings.alarm_updates} steps): lower "
+                    "discriminator.optimizer.learning_rate, raise discriminator.updates, or choose another one"
+                )
 
     def _diagnose(self, made: objective.Step) -> dict[str, float]:
         """Each weighted loss's gradient norm at the predicted latents (without tokens: at the pictures).

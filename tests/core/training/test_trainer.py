@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cyclevar.core.errors import PluginError
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.model import Model
 from cyclevar.core.training import trainer
-from cyclevar.core.training.objective import read_pictures, total
+from cyclevar.core.training.objective import Step, read_pictures, total
 from cyclevar.core.training.trainer import ImagePool, TranslatorTask
 
 pytestmark = pytest.mark.usefixtures("light")
@@ -335,6 +337,7 @@ def test_the_alarm_sounds_once(make_task: Make) -> None:
     notes: list[str] = []
     task = make_task(note=notes.append, discriminator={"alarm_accuracy": 0.9, "alarm_updates": 3})
     right = {"discriminator/accuracy_a": 1.0, "discriminator/accuracy_b": 0.95}
+    right |= {"discriminator/gap_a": 1.0, "discriminator/gap_b": 1.0}
     wrong = right | {"discriminator/accuracy_b": 0.6}
     for step, values in enumerate([right, right, wrong, right, right]):
         task._watch(step, values)
@@ -343,3 +346,43 @@ def test_the_alarm_sounds_once(make_task: Make) -> None:
         task._watch(step, right)
     [note] = notes
     assert note.startswith("step 6: the discriminator overpowers the generator")
+
+
+def test_a_discriminator_that_collapses_is_told_once(make_task: Make) -> None:
+    notes: list[str] = []
+    task = make_task(note=notes.append, discriminator={"alarm_updates": 3})
+    figures = {f"discriminator/{name}": 0.5 for name in ("accuracy_a", "accuracy_b", "gap_a", "gap_b")}
+    for step in range(20):
+        blind = {"discriminator/gap_b": -1e-4 if step != 2 else -0.1, "discriminator/gap_a": 1e-4 * (step % 2 + 9.5)}
+        task._watch(step, figures | blind)
+    [note] = notes
+    assert note.startswith("step 6: the discriminator of domain b has collapsed")
+
+
+def test_a_plugins_loss_is_weighed_in_every_update(make_task: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def brightness(step: Step) -> Tensor:
+        seen.append(len(step.fakes[0]))
+        return step.fakes[1].mean()
+
+    class Asked:
+        """A manager with one plugin that adds a loss."""
+
+        def gather(self, hook: str, **given: Any) -> list[tuple[str, Any]]:
+            assert isinstance(given["trainer"], TranslatorTask)
+            return [("bright", {name: (0.5, brightness)})] if hook == "cyclevar_losses" else []
+
+    stages = {"warmup": {"steps": 0}, "discriminator": {"pretrain_steps": 0}}
+    name = "brightness"
+    monkeypatch.setattr(trainer, "get_manager", Asked)
+    for order in ("joint", "turbo"):
+        task = make_task(objective={"order": order}, **stages)
+        figures = task.update(0)
+        assert task.weights["brightness"] == 0.5
+        assert -1 <= figures["loss/brightness"] <= 1
+        assert figures["gradient/brightness"] > 0
+    assert len(seen) == 2
+    name = "gan"
+    with pytest.raises(PluginError, match="plugin bright adds a loss 'gan', which is there already"):
+        make_task()
