@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cyclevar.cli._common import CachePolicyOption, CallbackOption, DecoderOption, VisibilityOption, named_parts
 from cyclevar.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ def _shared(
     top_k: TopKOption = None,
     top_p: TopPOption = None,
     seed: SeedOption = 0,
+    visibility: VisibilityOption = None,
+    cache_policy: CachePolicyOption = None,
+    callbacks: CallbackOption = None,
+    decoder: DecoderOption = None,
     overrides: SamplingOverrides = None,
     device: DeviceOption = "auto",
 ) -> Choice:
@@ -97,6 +102,7 @@ def _shared(
 
     given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     settings = {name: _numbers(name, text) for name, text in given.items() if text is not None}
+    settings |= named_parts(visibility=visibility, cache_policy=cache_policy, callbacks=callbacks, decoder=decoder)
     settings = apply_overrides(settings, overrides or [])
     return Choice(model, tokenizer_weights, backbone, preset, device, seed, settings)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from cyclevar.cli._common import parts_in
 
 if TYPE_CHECKING:
     from cyclevar.core.translator import Translator
@@ -44,13 +47,18 @@ def open_translator(
     temperature: float | None = None,
     fusion: float | None = None,
     overrides: list[str] | None = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> Translator:
-    """The translator in ``folder``, changed by the options; settings that were not given stay as they were saved."""
+    """The translator in ``folder``, changed by the options; settings that were not given stay as they were saved.
+
+    ``parts``: what `named_parts` made of the options that ask for parts of plugins.
+    """
     from cyclevar.core.settings import apply_overrides
     from cyclevar.core.translator import Translator, choose_device
 
     given = {"mode": mode, "temperature": temperature, "fusion": fusion}
-    settings = apply_overrides({name: value for name, value in given.items() if value is not None}, overrides or [])
+    settings = {name: value for name, value in given.items() if value is not None} | dict(parts or {})
+    settings = apply_overrides(settings, overrides or [])
     return Translator.load(folder, device=choose_device(device), **settings)
 
 
@@ -60,5 +68,6 @@ def describe(translator: Translator) -> str:
         return f"{translator.model.family}, on {translator.model.device}"
     settings, usual = translator.config.model_dump(), type(translator.config)().model_dump()
     shown = [settings.pop("mode"), *(f"{name} {settings.pop(name):g}" for name in ("temperature", "fusion"))]
+    shown += list(parts_in(settings.pop("extensions")))
     shown += [f"{name} {value}" for name, value in settings.items() if value != usual[name]]
     return ", ".join([*shown, f"on {translator.model.device}"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cyclevar.cli._common import parts_in
 from cyclevar.cli._model import Choice, chooses_model, default_targets, pair, pixels
 from cyclevar.core.errors import ConfigError
 
@@ -79,7 +80,9 @@ def command(
         **choice.settings,
     )
     height, width = (side * opened.tokenizer.stride for side in chosen.full)
-    shown = ", ".join(f"{name} {value}" for name, value in sampling.model_dump(mode="json").items())
+    settings = sampling.model_dump(mode="json")
+    parts = parts_in(settings.pop("extensions"))
+    shown = ", ".join([*(f"{name} {value}" for name, value in settings.items()), *parts])
     typer.echo(f"{opened.family}, {height}x{width} pixels, {len(chosen)} scales, {shown}, on {opened.device}")
     console = Console(stderr=True)
     total, begun = count * len(targets) + grid, time.monotonic()

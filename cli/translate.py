@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from cyclevar.cli._common import complain
+from cyclevar.cli._common import (
+    CachePolicyOption,
+    CallbackOption,
+    DecoderOption,
+    VisibilityOption,
+    complain,
+    named_parts,
+)
 from cyclevar.cli._translator import (
     CheckpointOption,
     DeviceOption,
@@ -24,8 +31,12 @@ from cyclevar.core.shipped import DEFAULT, find_checkpoint
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, or a folder of them, nested or not.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write: a file for one picture, else a folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A picture, a folder of them, a .tar of them, or a folder of those.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Where to write: a file for one picture or .tar, else a folder.")
+    ],
     model: ModelOption = DEFAULT,
     checkpoint: CheckpointOption = "last",
     to: Annotated[
@@ -39,12 +50,22 @@ def command(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--format", metavar="png|jpg|webp", help="Of the results; if not given, as the source."),
+        typer.Option(
+            "--format",
+            metavar="png|jpg|webp|wds",
+            help="Of the results; if not given, as the source. wds: in .tar files.",
+        ),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Pictures that are translated together.")] = 8,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Translate also what is there already and newer than its source.")
     ] = False,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts, keep a manifest of it in OUT.")
+    ] = None,
+    per_archive: Annotated[
+        int, typer.Option("--per-archive", help="Pictures in a .tar, where --format is wds.")
+    ] = 1000,
     device: DeviceOption = "auto",
     int8: Annotated[
         bool, typer.Option("--int8", help="Compute linear layers in 8 bits: sooner on a CPU, not quite the same.")
@@ -52,30 +73,35 @@ def command(
     mode: ModeOption = None,
     temperature: TemperatureOption = None,
     fusion: FusionOption = None,
+    visibility: VisibilityOption = None,
+    cache_policy: CachePolicyOption = None,
+    callbacks: CallbackOption = None,
+    decoder: DecoderOption = None,
     overrides: TranslationOverrides = None,
 ) -> None:
     """Translate a picture or a folder of pictures.
 
     Names and sub-folders are kept, and so is the size. What is translated already is skipped. Pictures that cannot be
-    read are named at the end, and the exit code is then 1.
+    read are named at the end, and the exit code is then 1. Many pictures are shared among jobs by --shard.
     """
     folder = find_checkpoint(model, checkpoint)  # before torch is imported: a wrong name is answered at once
 
     from rich.console import Console
     from rich.progress import track
 
-    from cyclevar.core.picture_files import plan_jobs, translate_files
+    from cyclevar.core.sharding import plan_translation
 
-    jobs = plan_jobs(source, out, kind=kind)
-    translator = open_translator(folder, device, mode, temperature, fusion, overrides).for_inference(int8=int8)
+    plan = plan_translation(source, out, kind=kind, per_archive=per_archive, shard=shard)
+    parts = named_parts(visibility=visibility, cache_policy=cache_policy, callbacks=callbacks, decoder=decoder)
+    translator = open_translator(folder, device, mode, temperature, fusion, overrides, parts).for_inference(int8=int8)
     target = translator.default_target if to is None else to
-    outcomes = translate_files(translator, jobs, target, batch_size=batch, size=size, overwrite=overwrite)
+    outcomes = plan.translate(translator, folder, target, batch_size=batch, size=size, overwrite=overwrite)
     typer.echo(f"{model} translates to {target}: {describe(translator)}")
     console = Console(stderr=True)
     quiet = not console.is_terminal
     counts, problems = Counter[str](), list[str]()
     try:
-        for outcome in track(outcomes, target, total=len(jobs), console=console, transient=True, disable=quiet):
+        for outcome in track(outcomes, target, total=plan.total, console=console, transient=True, disable=quiet):
             counts[outcome.status] += 1
             if outcome.problem:
                 problems.append(outcome.problem)

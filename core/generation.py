@@ -18,7 +18,7 @@ from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.session import Session, open_session
-from cyclevar.core.settings import validate
+from cyclevar.core.settings import merged, validate
 
 REWINDS = 256
 """How often callbacks may rewind a batch before that is taken for a mistake."""
@@ -32,12 +32,15 @@ class Generation:
     """Generated pictures.
 
     ``image``: float ``[B,3,H,W]`` in [-1,1]; ``codes``: one tensor a scale; ``logits``: float32 ``[B,L,logit_dim]``
-    after guidance and temperature, before any filter.
+    after guidance and temperature, before any filter. ``rows``: which row of the condition each picture is of, and
+    ``samples``: its number, where callbacks selected some.
     """
 
     image: Tensor
     codes: Sequence[Tensor]
     logits: Tensor
+    rows: Sequence[int]
+    samples: Sequence[int]
 
 
 @torch.no_grad()
@@ -80,7 +83,7 @@ def generate(
                 case _:
                     scale += 1
         image = session.decode(model.tokenizer.latent(drawing.states[-1]))
-        made = Generation(image, drawing.codes, torch.cat(drawing.logits, dim=1))
+        made = Generation(image, drawing.codes, torch.cat(drawing.logits, dim=1), drawing.rows, drawing.samples)
         session.end(made)
     return made
 
@@ -104,7 +107,7 @@ class _Drawing:
         self.session, self.model, self.sampling, self.seed = session, model, sampling, seed
         assert session.schedule is not None
         self.schedule = session.schedule
-        self.samples = list(samples)
+        self.samples, self.rows = list(samples), list(range(len(condition)))
         self.strengths, self.temperatures, self.top_ks, self.top_ps = (
             _per_scale(sampling, name, self.schedule) for name in ("guidance", "temperature", "top_k", "top_p")
         )
@@ -153,6 +156,7 @@ class _Drawing:
         if numbers is not None and len(numbers) != len(rows):
             raise ConfigError(f"{len(numbers)} numbers are given for {len(rows)} selected pictures")
         self.samples = [self.samples[row] for row in rows] if numbers is None else list(numbers)
+        self.rows = [self.rows[row] for row in rows]
         index = torch.tensor(rows, device=self.states[-1].value.device)
         self.condition = self.condition.chosen(index)
         self.cache.select(torch.cat([index, index + len(self.states[-1].value)]) if self.guided else index)
@@ -187,7 +191,7 @@ class _Drawing:
 def sampling_config(model: Model, **settings: Any) -> SamplingConfig:
     """The model's sampling settings with ``settings`` changed. Raises `ConfigError` for a wrong one."""
     own = model.config.sampling
-    return validate(type(own), own.model_dump() | settings)
+    return validate(type(own), merged(own.model_dump(), settings))
 
 
 def noise_generator(seed: int, sample: int, scale: int, attempt: int = 0) -> torch.Generator:
@@ -227,7 +231,8 @@ def generate_each(
         condition = model.backbone.condition([targets[position] for position, _ in some])
         samples = [number for _, number in some]
         drawn = generate(model, condition, schedule=schedule, seed=seed, samples=samples, **settings)
-        yield from ((*which, image) for which, image in zip(some, drawn.image, strict=True))
+        for row, number, image in zip(drawn.rows, drawn.samples, drawn.image, strict=True):
+            yield some[row][0], number, image
 
 
 def schedule_for(model: Model, size: tuple[int, int]) -> ScaleSchedule:

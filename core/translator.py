@@ -24,7 +24,7 @@ from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model, load_picture_model
 from cyclevar.core.picture_model import PictureModel
 from cyclevar.core.session import open_session
-from cyclevar.core.settings import Settings, validate
+from cyclevar.core.settings import Settings, merged, validate
 from cyclevar.core.shipped import SETTINGS, WEIGHTS
 
 Target = str | int
@@ -54,7 +54,7 @@ class Translator:
             raise ConfigError(f"{len(self.targets)} targets are given for {len(self.domains)} domains")
         model.remember(self.targets)
         base = (config or TranslationConfig()).model_dump()
-        self.config = validate(TranslationConfig, base | settings)
+        self.config = validate(TranslationConfig, merged(base, settings))
         self._session = open_session("translate", model, self.config) if isinstance(model, Model) else None
 
     @torch.no_grad()

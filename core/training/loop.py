@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from cyclevar.core.config import LoopConfig
 from cyclevar.core.data.transforms import to_picture
 from cyclevar.core.errors import CyclevarError
 from cyclevar.core.report.page import write_report
+from cyclevar.core.session import Session
 from cyclevar.core.training.divergence import (
     NonFiniteError,
     Spikes,
@@ -44,6 +45,8 @@ class Task(ABC):
     """One kind of training. It owns its models, optimizers and data; the loop owns the run folder and the clock."""
 
     pictures_per_step: int
+    session: Session | None = None
+    """What plugins add to this training."""
 
     @abstractmethod
     def parts(self) -> Parts:
@@ -84,6 +87,19 @@ class Task(ABC):
         """Seconds spent waiting for data since the last call."""
         return 0.0
 
+    def tell(self, event: Literal["begin", "on_update", "on_validation", "end"], *arguments: Any) -> None:
+        """Tell the session's callbacks of an event (`cyclevar.core.callbacks.Callback`)."""
+        if self.session is None:
+            return
+        match event:
+            case "begin":
+                self.session.begin()
+            case "end":
+                self.session.end()
+            case _:
+                for callback in self.session.callbacks:
+                    self.session.tell(callback, event, *arguments)
+
 
 class Display(Protocol):
     """What shows progress to a person."""
@@ -120,6 +136,7 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
         StoppedError: SIGTERM or SIGINT came; the update was finished and the state saved. A second one stops at once.
         DivergenceError: something is not finite, and the run may not go on without that step.
         CheckpointError: a state cannot be read or saved; what was saved before is untouched.
+        PluginError: a callback failed; the state was saved.
     """
     step = folder.restore(task.parts())
     folder.rewind_log(step)
@@ -154,10 +171,22 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
                     _log.warning("%s", remark)
                     warned.add(remark)
 
+            call_back("on_validation", found)
+
         def save() -> None:
             demand_finite_state(task.parts())
             folder.save(step, task.parts(), keep=config.keep)
 
+        def call_back(event: Literal["on_update", "on_validation"], figures: Mapping[str, float]) -> None:
+            """A callback that fails stops the run, which is saved before."""
+            try:
+                task.tell(event, step, figures)
+            except CyclevarError:
+                save()
+                display.note(f"step {step}: a callback failed; the state is saved")
+                raise
+
+        task.tell("begin")
         while step < config.steps:
             random, number = random_state(), step
             act: Callable[[], object] = functools.partial(task.update, number)
@@ -170,6 +199,8 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
                     for remark in spikes.look(number + 1, figures):
                         display.note(f"step {number + 1}: {remark}")
                 step += 1
+                if step not in left_out:
+                    call_back("on_update", figures)
                 stop, last = bool(caught), step == config.steps
                 if step % config.log_every == 0 or last or stop:
                     values = {"step": step, **meter.read()}
@@ -204,6 +235,7 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
                 report.refresh()
             if stop:
                 raise StoppedError(caught[0], step, config.steps, folder.path)
+        task.tell("end")
 
 
 def write_grid(path: Path, rows: Sequence[Tensor]) -> None:

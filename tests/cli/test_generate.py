@@ -72,6 +72,8 @@ def test_settings_of_every_kind(generate: Run) -> None:
         "- 0.8",
         "top_k: 0",
         "top_p: 0.5",
+        "extensions:",
+        *(f"  {kind}: {{}}" for kind in ("visibility", "cache_policy", "decoder", "callbacks")),
     ]
     assert not list(Path().iterdir())
 

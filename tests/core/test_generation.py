@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -175,6 +176,6 @@ def test_editing_inside_a_mask(model: Model, images: Tensor) -> None:
     for codes, known in zip(out.codes, pyramid.codes, strict=True):
         half = codes.shape[-1] // 2
         assert torch.equal(codes[..., half:], known[..., half:])
-    assert not equal(out, Generation(out.image, pyramid.codes, out.logits))
+    assert not equal(out, replace(out, codes=pyramid.codes))
     maps = [model.tokenizer.quantizer.lookup(codes).movedim(-1, 1) for codes in out.codes]
     assert_close(out.image, model.tokenizer.decode(compose(model.tokenizer, maps, model.schedule)))

@@ -17,7 +17,7 @@ from cyclevar.core.cache import CachePolicy, LayerView
 from cyclevar.core.callbacks import Answer, Callback, Keep, Rewind, ScaleStep, Select, Stop
 from cyclevar.core.config import ExtensionsConfig, TranslationConfig
 from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
-from cyclevar.core.generation import REWINDS, Generation, generate, noise_generator
+from cyclevar.core.generation import REWINDS, Generation, generate, generate_each, noise_generator
 from cyclevar.core.interfaces import Backbone
 from cyclevar.core.manager import Manager
 from cyclevar.core.model import Model
@@ -393,3 +393,12 @@ def test_a_visibility_of_single_tokens_is_the_same_in_steps(model: Model, images
     model.backbone([context[1]], condition, schedule, first=1, cache=cache)
     with pytest.raises(ConfigError, match="hides single tokens and a cache policy"):
         model.backbone([context[2]], condition, schedule, first=2, cache=cache)
+
+
+def test_pictures_that_were_not_selected_are_not_drawn(model: Model) -> None:
+    best = Answering({2: Select([3, 1])})
+    drawn = list(generate_each(model, ["cat", "dog"], 2, callbacks=[best]))
+    assert [(position, number) for position, number, _ in drawn] == [(1, 1), (0, 1)]
+    plain = {(position, number): image for position, number, image in generate_each(model, ["cat", "dog"], 2)}
+    for position, number, image in drawn:
+        assert_close(image, plain[position, number], **CLOSE)

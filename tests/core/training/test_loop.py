@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cyclevar.core.callbacks import Callback
 from cyclevar.core.config import LoopConfig, TrainConfig
-from cyclevar.core.errors import CyclevarError
+from cyclevar.core.errors import CyclevarError, PluginError
 from cyclevar.core.training import loop
 from cyclevar.core.training.loop import Display, DivergenceError, StoppedError, Task, run
 from cyclevar.core.training.runs import Best, Parts, RunFolder
@@ -329,3 +330,56 @@ def test_a_damaged_best_state_is_none(folder: RunFolder, display: Any, caplog: p
     folder.best_state.write_bytes(folder.best_state.read_bytes()[:20])
     assert folder.best() is None
     assert "is damaged and is not used" in caplog.text
+
+
+class Told(Callback):
+    """Notes what a training tells it, and fails after the update ``breaks_at``."""
+
+    def __init__(self, breaks_at: int = 0) -> None:
+        self.lines: list[str] = []
+        self.breaks_at = breaks_at
+
+    def begin(self, session: Any) -> None:
+        self.lines.append("begin")
+
+    def on_update(self, step: int, figures: Mapping[str, float]) -> None:
+        if step == self.breaks_at:
+            raise RuntimeError("no luck")
+        self.lines.append(f"update {step} {figures['loss']:g}")
+
+    def on_validation(self, step: int, figures: Mapping[str, float]) -> None:
+        self.lines.append(f"validation {step} {figures['total']:g}")
+
+    def end(self, result: Any) -> None:
+        self.lines.append("end")
+
+
+class Session(loop.Session):
+    """One without a model."""
+
+    def __init__(self, callback: Callback) -> None:
+        self.callbacks = (callback,)
+
+
+def test_callbacks_are_told_of_updates_and_validations(folder: RunFolder, display: Any) -> None:
+    task, told = Counting(), Told()
+    task.session = Session(told)
+    run(task, folder, LOOP, display)
+    expected = ["begin"]
+    for step in range(1, 13):
+        expected.append(f"update {step} {1 if step % 2 else 3}")
+        if step % 4 == 0:
+            expected.append(f"validation {step} {step}")
+    assert told.lines == [*expected, "end"]
+
+
+def test_a_callback_that_fails_stops_the_run_which_is_saved(folder: RunFolder, display: Any) -> None:
+    task = Counting()
+    task.session = Session(Told(breaks_at=7))
+    with pytest.raises(PluginError, match="the callback Told failed in on_update: RuntimeError: no luck"):
+        run(task, folder, LOOP, display)
+    assert folder.saved()[-1].name == "step-00000007.safetensors"
+    assert display.notes[-1] == "step 7: a callback failed; the state is saved"
+    again = Counting()
+    run(again, folder, LOOP, display)
+    assert float(again.net.get_buffer("total")) == 12
