@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from cyclevar.core.checkpoints import save_tensors, save_text
+from cyclevar.core.errors import CheckpointError
 from cyclevar.core.report.files import RunFiles
 from cyclevar.core.training.runs import Parts, pack_state, set_random_state
 
@@ -152,9 +153,18 @@ def keep_failure(
 
 
 def steps_left_out(files: RunFiles) -> set[int]:
-    """The steps (from 1) that a run goes on without."""
-    told = [json.loads(path.read_text(encoding="utf-8")) for path in files.failures.glob("step-*/failure.json")]
-    return {one["step"] for one in told if one["left_out"]}
+    """The steps (from 1) that a run goes on without. Raises `CheckpointError` where that cannot be read."""
+    found = set[int]()
+    for path in files.failures.glob("step-*/failure.json"):
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            found |= {int(told["step"])} if told["left_out"] else set()
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error!r}), so it is unknown whether the run goes on without that step",
+                hint="delete it where the run should go on with the step",
+            ) from error
+    return found
 
 
 class Streak:

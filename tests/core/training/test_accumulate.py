@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cyclevar.core.config import PretrainConfig, TrainConfig
-from cyclevar.core.settings import validate
+from cyclevar.core.settings import merged, validate
 from cyclevar.core.training import start
 from cyclevar.core.training.loop import Task
-
-from .conftest import merge
 
 pytestmark = pytest.mark.usefixtures("light")
 
@@ -42,7 +40,7 @@ def updated(
         raise EnoughError
 
     monkeypatch.setattr(start, "run", run)
-    settings = validate(type(config), merge(config.model_dump(), changes))
+    settings = validate(type(config), merged(config.model_dump(), changes))
     begin: Any = start.train if isinstance(config, TrainConfig) else start.pretrain
     with pytest.raises(EnoughError):
         begin(settings, folder, resume=False, display=Silent(), device="cpu")
@@ -104,7 +102,7 @@ def test_batches_of_an_update_add_up(
     found = []
     for name, batch, parts in (("whole", 6, 1), ("parts", 2, 3)):
         sizes = {"batch_size": batch, "accumulate": parts}
-        more = merge(changes, {section: merge(changes.get(section, {}), sizes)} if section else sizes)
+        more = merged(changes, {section: merged(changes.get(section, {}), sizes)} if section else sizes)
         found.append(updated(config, more, steps, tmp_path / name, monkeypatch))
     (whole, figures, task), (parts_of_it, again, other) = found
     assert task.pictures_per_step == other.pictures_per_step == (6 if section else 12)

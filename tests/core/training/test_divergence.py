@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cyclevar.core.checkpoints import load_tensors
 from cyclevar.core.config import LoopConfig, TrainConfig
+from cyclevar.core.errors import CheckpointError
 from cyclevar.core.training.common import descend, make_optimizer
 from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.divergence import (
@@ -267,6 +268,16 @@ def test_a_resumed_run_leaves_out_the_same_steps(folder: RunFolder, display: Any
     run(again, other, config, display)
     assert 5 not in again.updates
     assert same(state(again), state(whole))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "3", '{"step": 6}', '{"step": "x", "left_out": true}', "[" * 100000]
+)
+def test_a_damaged_note_of_a_step_is_no_guess(folder: RunFolder, content: str) -> None:
+    (folder.failures / "step-00000006").mkdir(parents=True)
+    (folder.failures / "step-00000006" / "failure.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"failure.json is damaged .* delete it where the run should go on with"):
+        steps_left_out(folder)
 
 
 def test_the_steps_that_are_left_out_are_bounded(folder: RunFolder, display: Any) -> None:
