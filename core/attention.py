@@ -115,10 +115,12 @@ def plan_attention(
     kept: Sequence[int] = (),
     backend: str = "auto",
     device: torch.device | None = None,
+    prefix: int = 0,
 ) -> AttentionPlan:
     """Plan the queries of ``scales`` against the keys of the ``kept`` (cached) scales followed by ``scales``.
 
-    Masks of single tokens, where the visibility has any, lie on ``device``.
+    Masks of single tokens, where the visibility has any, lie on ``device``. ``prefix`` tokens stand before the first
+    scale and belong to it: they see what it sees, and are seen where it is.
 
     Raises `ConfigError` if the visibility was made for another number of scales, or lets a scale see nothing or one
     that is absent.
@@ -129,8 +131,8 @@ def plan_attention(
         )
     present, spans, begin = (*kept, *scales), {}, 0
     for scale in present:
-        spans[scale] = (begin, begin + schedule.lengths[scale])
-        begin += schedule.lengths[scale]
+        spans[scale] = (begin, begin + schedule.lengths[scale] + (0 if scale else prefix))
+        begin = spans[scale][1]
     offset = spans[scales[0]][0]
     blocks = []
     for scale in scales:
@@ -148,15 +150,15 @@ def plan_attention(
         if not ranges:
             raise ConfigError(f"scale {scale} sees nothing", expected="at least one scale for each to see")
         low, high = spans[scale]
-        mask = _token_mask(schedule, visibility, scale, device)
+        mask = _token_mask(schedule, visibility, scale, device, prefix)
         blocks.append(Block((low - offset, high - offset), tuple(ranges), mask))
     return AttentionPlan(tuple(blocks), backend)
 
 
 def _token_mask(
-    schedule: ScaleSchedule, visibility: Visibility, scale: int, device: torch.device | None
+    schedule: ScaleSchedule, visibility: Visibility, scale: int, device: torch.device | None, prefix: int
 ) -> Tensor | None:
-    """Which tokens of the scales that it sees a scale sees, bool ``[l_q,keys]``; None for all."""
+    """Which tokens of the scales that it sees a scale sees, bool ``[l_q,keys]``; None for all. No prefix is hidden."""
     if type(visibility).tokens is Visibility.tokens:
         return None
     seen = [k for k, visible in enumerate(visibility.sees[scale]) if visible]
@@ -168,7 +170,10 @@ def _token_mask(
         torch.ones(rows, schedule.lengths[k], dtype=torch.bool) if part is None else part
         for k, part in zip(seen, parts, strict=True)
     ]
-    return torch.cat(whole, dim=1).to(device)
+    mask = torch.cat(whole, dim=1)
+    if prefix:  # columns before those of scale 0, rows before its own
+        mask = F.pad(mask, (prefix if 0 in seen else 0, 0, 0 if scale else prefix, 0), value=True)
+    return mask.to(device)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scale: float) -> Tensor:

@@ -59,8 +59,11 @@ class KeyValueCache:
         schedule: ScaleSchedule,
         visibility: Visibility | None = None,
         policy: CachePolicy | None = None,
+        prefix: int = 0,
     ) -> None:
+        """``prefix`` tokens stand before the first scale and belong to it."""
         self.schedule, self.policy = schedule, policy
+        self._lengths = (schedule.lengths[0] + prefix, *schedule.lengths[1:])
         self.visibility = visibility or Visibility.causal(len(schedule))
         self.kept: tuple[int, ...] = ()
         self._next = 0
@@ -76,7 +79,7 @@ class KeyValueCache:
         if not length and not any(self.visibility.needed_after(coming[-1])):
             return key, value
         end = length + key.shape[1]
-        self._counts[layer] = counts | {scale: self.schedule.lengths[scale] for scale in coming}
+        self._counts[layer] = counts | {scale: self._lengths[scale] for scale in coming}
         if torch.is_grad_enabled() or self.policy:
             if held is not None and length:
                 key = torch.cat([held[0][:, :length], key], dim=1)
@@ -97,7 +100,7 @@ class KeyValueCache:
         whole, left = {0: 0}, 0
         for scale in self.kept:
             left += self._counts[layer][scale]
-            whole[max(whole) + self.schedule.lengths[scale]] = left
+            whole[max(whole) + self._lengths[scale]] = left
         missing = max(whole) - left
         return plan if not missing else plan.moved(lambda place: whole.get(place, place - missing))
 
@@ -153,13 +156,13 @@ class KeyValueCache:
         """The scales that ``length`` new tokens are of."""
         end = self._next
         while length > 0:
-            length -= self.schedule.lengths[end]
+            length -= self._lengths[end]
             end += 1
         return range(self._next, end)
 
     def _most(self) -> int:
         """The most tokens that are there at a time when the scales come one by one."""
-        lengths, scales = self.schedule.lengths, range(len(self.schedule))
+        lengths, scales = self._lengths, range(len(self.schedule))
         held = [(), *(tuple(k for k in range(done + 1) if self.visibility.needed_after(done)[k]) for done in scales)]
         return max(sum(lengths[k] for k in held[scale]) + lengths[scale] for scale in scales)
 

@@ -68,7 +68,7 @@ Answer = Keep | Select | Rewind | Stop | None
 class Callback:
     """Base of everything that acts at run time; a subclass overrides what it needs.
 
-    While pictures are made: ``begin``, then for every scale ``on_scale_start``, ``on_features``, ``on_logits``,
+    While pictures are made: ``begin``, ``on_condition``, then for every scale ``on_scale_start``, ``on_features``, ``on_logits``,
     ``on_codes``, ``on_scale_end``, then ``end``. A translation has no codes; a parallel one calls ``on_features`` for
     all scales before its pass and ``on_logits`` for all after it. Several callbacks are called in order, each with what
     the one before returned.
@@ -83,6 +83,14 @@ class Callback:
 
     def begin(self, session: Session) -> None:
         """Before the first scale, or the first update of a training."""
+
+    def on_condition(self, session: Session, condition: Condition) -> Condition:
+        """What the backbone is told, before anything is computed of it; a pass of a training too.
+
+        Added tokens belong into its ``null`` as well, where it has one: `Condition.prefix` (capability ``prefix``),
+        `Condition.tokens` (``cross_attention``).
+        """
+        return condition
 
     def on_scale_start(self, step: ScaleStep) -> None:
         """Before a scale is computed."""

@@ -25,7 +25,7 @@ class ClassConditionalBackbone(Backbone):
     """Tokens of all scales in one sequence; the class is start token and modulation. A family says where tokens are."""
 
     config: ClassConditionalConfig
-    capabilities = frozenset({"cache_policy", "taps"})
+    capabilities = frozenset({"cache_policy", "prefix", "taps"})
 
     def __init__(self, config: ClassConditionalConfig, channels: int, codes: int, first: int) -> None:
         """``channels`` of the maps, number of ``codes``, and tokens of the ``first`` scale, each with a start row."""
@@ -146,12 +146,17 @@ class ClassConditionalBackbone(Backbone):
         )
         visibility = visibility or (cache.visibility if cache else Visibility.causal(len(schedule)))
         kept = cache.kept if cache else ()
-        plan = plan_attention(schedule, visibility, scales, kept, self.attention_backend, x.device)
+        prefix = 0 if condition.prefix is None else condition.prefix.shape[1]
+        if condition.prefix is not None and first == 0:
+            x = torch.cat([condition.prefix.to(x.dtype), x], dim=1)
+        plan = plan_attention(schedule, visibility, scales, kept, self.attention_backend, x.device, prefix)
         told = condition.modulation or [self._shared(condition)] * self.depth
         for layer, block in enumerate(self.blocks):
             x = self.run_block(block, x, told[layer], plan, cache, layer)
         if cache is not None:
             cache.commit(scales)
+        if first == 0:
+            x = x[:, prefix:]
         return modulated_logits(x, condition.vector, self.head_modulation, self.head, self.config.norm_eps)
 
     def _tokens(self, scale: int, part: Tensor | None, condition: Condition, start: Start) -> Tensor:

@@ -66,8 +66,9 @@ def generate(
     """
     sampling = sampling_config(model, **settings)
     session = open_session("generate", model, sampling, schedule=schedule, callbacks=callbacks)
-    drawing = _Drawing(session, model, sampling, condition, seed, range(len(condition)) if samples is None else samples)
+    samples = range(len(condition)) if samples is None else samples
     with session.running(model.backbone):
+        drawing = _Drawing(session, model, sampling, session.told(condition), seed, samples)
         scale, scales = 0, len(drawing.schedule)
         while scale < scales:
             drawing.draw(scale)
@@ -114,7 +115,7 @@ class _Drawing:
         self.guided = any(strength != sampling.no_guidance for strength in self.strengths)
         null = model.backbone.prepared(condition.null) if self.guided and condition.null is not None else None
         self.condition = replace(model.backbone.prepared(condition), null=null)
-        self.cache = session.new_cache()
+        self.cache = session.new_cache(condition)
         self.states = [model.tokenizer.begin(len(condition), self.schedule)]
         self.features: list[Tensor | None] = []
         self.codes: list[Tensor] = []
@@ -174,7 +175,7 @@ class _Drawing:
         for one in range(to, len(self.schedule)):
             self.attempts[one] += 1
         del self.states[to + 1 :], self.features[to:], self.codes[to:], self.logits[to:]
-        self.cache = self.session.new_cache()
+        self.cache = self.session.new_cache(self.condition)
         for one in range(to):
             self._predicted(one)
 

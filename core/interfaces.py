@@ -74,8 +74,9 @@ class Condition:
     """What the backbone is told about the target domain, one row per picture.
 
     ``vector``: float ``[B,D]``; ``tokens``: float ``[B,T,D_text]`` or None, of which the first ``lengths`` (int64
-    ``[B]``) count; ``null``: the same for "no condition", which guidance contrasts with; ``modulation``: what
-    `Backbone.prepared` made of it, one tensor a block.
+    ``[B]``) count; ``prefix``: float ``[B,P,width]`` or None, tokens that stand before the first scale; ``null``: the
+    same for "no condition", which guidance contrasts with; ``modulation``: what `Backbone.prepared` made of it, one
+    tensor a block.
     """
 
     vector: Tensor
@@ -83,6 +84,7 @@ class Condition:
     lengths: Tensor | None = None
     null: Condition | None = None
     modulation: tuple[Tensor, ...] = ()
+    prefix: Tensor | None = None
 
     def __len__(self) -> int:
         return self.vector.shape[0]
@@ -278,7 +280,8 @@ class Backbone(nn.Module, ABC):
     config: Settings
     capabilities: frozenset[str] = frozenset()
     """What run-time parts can rely on beyond this interface: ``cache_policy`` (its attention calls `KeyValueCache.plan`
-    and `KeyValueCache.settle`), ``taps`` (its transformer blocks are the children of ``blocks``)."""
+    and `KeyValueCache.settle`), ``taps`` (its transformer blocks are the children of ``blocks``), ``prefix`` and
+    ``cross_attention`` (it reads `Condition.prefix`, `Condition.tokens`)."""
     attention_backend: str = "auto"
     """Which kernel `cyclevar.core.attention` uses."""
     gradient_checkpointing: bool = False

@@ -16,7 +16,7 @@ from cyclevar.core.cache import CachePolicy, KeyValueCache
 from cyclevar.core.callbacks import Answer, Callback, Keep, ScaleStep
 from cyclevar.core.config import ExtensionsConfig, SamplingConfig, TrainConfig, TranslationConfig
 from cyclevar.core.errors import ConfigError, CyclevarError, PluginError
-from cyclevar.core.interfaces import Backbone, Tokenizer
+from cyclevar.core.interfaces import Backbone, Condition, Tokenizer
 from cyclevar.core.manager import get_manager
 from cyclevar.core.settings import Settings
 
@@ -79,11 +79,24 @@ class Session:
         else:
             self._decode = part
 
-    def new_cache(self) -> KeyValueCache:
+    def new_cache(self, condition: Condition) -> KeyValueCache:
         """An empty cache for one pass over the scales."""
         assert self.backbone is not None
         assert self.schedule is not None
-        return KeyValueCache(self.backbone.depth, self.schedule, self.visibility, self.cache_policy)
+        prefix = 0 if condition.prefix is None else condition.prefix.shape[1]
+        return KeyValueCache(self.backbone.depth, self.schedule, self.visibility, self.cache_policy, prefix)
+
+    def told(self, condition: Condition) -> Condition:
+        """The condition, gone through all callbacks. Raises `ConfigError` for one that the backbone does not read."""
+        for callback in self.callbacks:
+            condition = self.tell(callback, "on_condition", self, condition)
+        capabilities = self.backbone.capabilities if self.backbone else frozenset()
+        if condition.prefix is not None and "prefix" not in capabilities:
+            raise ConfigError(
+                f"a prefix is given, and the backbone of {self.model.family} lacks the capability 'prefix'",
+                expected="a condition without one",
+            )
+        return condition
 
     @contextlib.contextmanager
     def running(self, backbone: Backbone) -> Iterator[None]:

@@ -94,7 +94,7 @@ def predict(
 ) -> Prediction:
     """The translated latent, not yet decoded."""
     session = session or open_session("translate", model, config)
-    source = model.tokenizer.as_latent(context[-1])
+    source, condition = model.tokenizer.as_latent(context[-1]), session.told(condition)
     run = _parallel if config.mode == "parallel" else _serial_native if config.serial == "native" else _serial_literal
     predicted, maps, logits = run(model, context, condition, config, session)
     latent = config.fusion * predicted + (1 - config.fusion) * source
@@ -171,7 +171,7 @@ class _Scales:
     def __init__(self, model: Model, condition: Condition, config: TranslationConfig, session: Session) -> None:
         self.model, self.config, self.session = model, config, session
         self.condition = condition if condition.modulation else model.backbone.prepared(condition)
-        self.cache = session.new_cache()
+        self.cache = session.new_cache(condition)
         self.maps: list[Tensor] = []
         self.logits: list[Tensor] = []
 

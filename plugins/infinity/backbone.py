@@ -55,7 +55,7 @@ class InfinityBackbone(Backbone):
     """
 
     config: InfinityBackboneConfig
-    capabilities = frozenset({"cache_policy", "taps"})
+    capabilities = frozenset({"cache_policy", "cross_attention", "taps"})
     prompt_features: Tensor
 
     def __init__(self, config: InfinityBackboneConfig, channels: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from cyclevar.core.callbacks import Answer, Callback, Keep, Rewind, ScaleStep, S
 from cyclevar.core.config import ExtensionsConfig, TranslationConfig
 from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
 from cyclevar.core.generation import REWINDS, Generation, generate, generate_each, noise_generator
-from cyclevar.core.interfaces import Backbone
+from cyclevar.core.interfaces import Backbone, Condition
 from cyclevar.core.manager import Manager
 from cyclevar.core.model import Model
 from cyclevar.core.schedule import ScaleSchedule
@@ -375,7 +376,7 @@ def test_a_visibility_of_single_tokens_is_the_same_in_steps(model: Model, images
     whole = model.backbone(context, condition, schedule, visibility=visibility)
     session = open_session("generate", model, model.config.sampling)
     session.use("visibility", visibility, "the test")
-    cache = session.new_cache()
+    cache = session.new_cache(condition)
     steps = [model.backbone([part], condition, schedule, first=k, cache=cache) for k, part in enumerate(context)]
     assert_close(torch.cat(steps, dim=1), whole, **CLOSE)
     plain = model.backbone(context, condition, schedule)
@@ -388,7 +389,7 @@ def test_a_visibility_of_single_tokens_is_the_same_in_steps(model: Model, images
     lengths = schedule.lengths
     assert visibility.pairs(schedule) == sum(n * (n + k) for k, n in enumerate(lengths))
     session.use("cache_policy", Keeping(0.5), "the test")
-    cache = session.new_cache()
+    cache = session.new_cache(condition)
     model.backbone([context[0]], condition, schedule, cache=cache)
     model.backbone([context[1]], condition, schedule, first=1, cache=cache)
     with pytest.raises(ConfigError, match="hides single tokens and a cache policy"):
@@ -402,3 +403,63 @@ def test_pictures_that_were_not_selected_are_not_drawn(model: Model) -> None:
     plain = {(position, number): image for position, number, image in generate_each(model, ["cat", "dog"], 2)}
     for position, number, image in drawn:
         assert_close(image, plain[position, number], **CLOSE)
+
+
+class Prefixed(Callback):
+    """Sets tokens before the first scale."""
+
+    needs = ("prefix",)
+
+    def __init__(self, prefix: Tensor) -> None:
+        self.prefix = prefix
+
+    def on_condition(self, session: Any, condition: Condition) -> Condition:
+        rows = self.prefix.expand(len(condition), -1, -1)
+        null = condition.null and replace(condition.null, prefix=rows)
+        return replace(condition, prefix=rows, null=null)
+
+
+@pytest.mark.parametrize("visibility", [None, Visibility.own(4), Windows(Visibility.causal(4).sees)])
+def test_a_prefix_is_seen_where_the_first_scale_is(model: Model, images: Tensor, visibility: Visibility | None) -> None:
+    prefix = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    condition, schedule = model.backbone.condition([0, 1]), model.schedule
+    session = open_session("generate", model, model.config.sampling, callbacks=[Prefixed(prefix)])
+    if visibility:
+        session.use("visibility", visibility, "the test")
+    told, context = session.told(condition), encode_context(model, images)
+    whole = model.backbone(context, told, schedule, visibility=session.visibility)
+    [gradient] = torch.autograd.grad(whole.square().mean(), prefix)
+    assert bool(gradient.abs().amax(2).all())
+    cache, prepared = session.new_cache(told), model.backbone.prepared(told)
+    with torch.no_grad():
+        steps = [model.backbone([part], prepared, schedule, first=k, cache=cache) for k, part in enumerate(context)]
+    assert_close(torch.cat(steps, dim=1), whole, **CLOSE)
+    without = model.backbone(context, condition, schedule, visibility=session.visibility)
+    differing = [not torch.allclose(whole[:, a:b], without[:, a:b], atol=1e-3) for a, b in schedule.spans]
+    assert differing == [True] * 4 if visibility is None or isinstance(visibility, Windows) else [True, *[False] * 3]
+    model.backbone.attention_backend = "dense"
+    try:
+        assert_close(model.backbone(context, told, schedule, visibility=session.visibility), whole, **CLOSE)
+    finally:
+        model.backbone.attention_backend = "auto"
+
+
+def test_drawing_and_translating_behind_a_prefix(model: Model, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefixed, plain = Prefixed(torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(2))), draw(model)
+    for settings in ({}, {"guidance": 2.0}):
+        drawn = draw(model, prefixed, Answering({1: Select([1, 0]), 2: Rewind(1)}), **settings)
+        assert not torch.allclose(drawn.logits, plain.logits, atol=1e-2)
+        assert_close(drawn.logits, draw(model, prefixed, Forced(drawn), targets=(1, 0), **settings).logits, **CLOSE)
+    with torch.no_grad():
+        context, condition = encode_context(model, images), model.backbone.condition([0, 1])
+        for mode in ("parallel", "serial"):
+            config = TranslationConfig(mode=mode)  # type: ignore[arg-type]
+            session = open_session("translate", model, config, callbacks=[prefixed])
+            made = translate_context(model, context, condition, config, session=session)
+            assert not torch.allclose(
+                made.logits, translate_context(model, context, condition, config).logits, atol=1e-2
+            )
+    monkeypatch.setattr(Prefixed, "needs", ())
+    monkeypatch.setattr(type(model.backbone), "capabilities", frozenset())
+    with pytest.raises(ConfigError, match="a prefix is given, and the backbone of var lacks the capability 'prefix'"):
+        draw(model, prefixed)
