@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -72,16 +72,16 @@ def plan_jobs(source: str | Path, out: str | Path, *, kind: str | None = None) -
             that cannot be written.
     """
     source, out = Path(source), Path(out)
-    suffix = None if kind is None else _known_suffix(kind)
+    suffix = None if kind is None else written_suffix(kind)
     if source.is_dir():
         return _jobs_of_tree(source, out, suffix)
     if not source.is_file():
         raise DataError(f"{source} does not exist", expected="a picture or a folder of pictures", hint="check the path")
     if out.is_dir() or not out.suffix:
         require_folder(out)
-        output = out / _renamed(Path(source.name), suffix)
+        output = out / output_name(Path(source.name), suffix)
     else:
-        ending = _known_suffix(out.suffix, hint="a folder with a dot in its name must be there already")
+        ending = written_suffix(out.suffix, hint="a folder with a dot in its name must be there already")
         if suffix is not None and FORMATS[ending] != FORMATS[suffix]:
             raise ConfigError(f"{out} does not end in {suffix}", hint="leave out the format or the name of the file")
         output = out
@@ -100,8 +100,10 @@ def _jobs_of_tree(source: Path, out: Path, suffix: str | None) -> list[Job]:
         )
     root, below = source.resolve(), out.resolve()
     taken, jobs = set[Path](), list[Job]()
-    for name in sorted(names, key=lambda name: (_renamed(name, suffix) != name, name)):  # who keeps a name comes first
-        renamed, longer = _renamed(name, suffix), name
+    for name in sorted(
+        names, key=lambda name: (output_name(name, suffix) != name, name)
+    ):  # who keeps a name comes first
+        renamed, longer = output_name(name, suffix), name
         while renamed in taken:
             renamed = longer = longer.with_name(longer.name + renamed.suffix)
         taken.add(renamed)
@@ -121,7 +123,8 @@ def require_folder(out: Path) -> None:
             raise ConfigError(f"{path} is a file", expected="a folder to write to", hint="choose another name")
 
 
-def _known_suffix(kind: str, hint: str = "") -> str:
+def written_suffix(kind: str, hint: str = "") -> str:
+    """The suffix of a format, given as png or .PNG. Raises `UnknownNameError` where it cannot be written."""
     suffix = "." + kind.lower().removeprefix(".")
     if suffix not in FORMATS:
         known = [known.removeprefix(".") for known in FORMATS]
@@ -129,7 +132,7 @@ def _known_suffix(kind: str, hint: str = "") -> str:
     return suffix
 
 
-def _renamed(name: Path, suffix: str | None) -> Path:
+def output_name(name: Path, suffix: str | None) -> Path:
     """``name`` with the suffix that its translation gets."""
     if suffix is None:
         return name if name.suffix.lower() in FORMATS else name.with_suffix(".png")
@@ -159,11 +162,7 @@ def translate_files(
         CheckpointError: an output cannot be saved, because the disk is full for instance.
         ConfigError: the batch is too large for the GPU.
     """
-    if batch_size < 1:
-        raise ConfigError(f"the batch is {batch_size}", expected="1 or more")
-    if size is not None and not 1 <= size <= LARGEST:
-        raise ConfigError(f"the size is {size}", expected=f"1 to {LARGEST}")
-    translator.condition(target, 1)
+    check_request(translator, target, batch_size, size)
 
     def translate() -> Iterator[Outcome]:
         todo = list[Job]()
@@ -180,6 +179,15 @@ def translate_files(
                 yield from _translate_batch(translator, todo, target, size, pool)
 
     return translate()
+
+
+def check_request(translator: Translator, target: Target, batch_size: int, size: int | None) -> None:
+    """Raise `UnknownNameError` or `ConfigError` for what cannot be asked of a translator."""
+    if batch_size < 1:
+        raise ConfigError(f"the batch is {batch_size}", expected="1 or more")
+    if size is not None and not 1 <= size <= LARGEST:
+        raise ConfigError(f"the size is {size}", expected=f"1 to {LARGEST}")
+    translator.condition(target, 1)
 
 
 def _is_done(job: Job) -> bool:
@@ -227,17 +235,25 @@ def _translate_batch(
     fitted = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, Fitted)}
     problems = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, str)}
     if fitted:
-        images = torch.stack([from_array(one.pixels) for one in fitted.values()])
-        try:
-            outputs = translator(images, target).cpu()
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"the GPU has too little memory for a batch of {len(images)}", hint="use a smaller --batch"
-            ) from error
+        outputs = translate_fitted(translator, list(fitted.values()), target)
         saved = pool.map(functools.partial(_save, size=size), fitted, fitted.values(), outputs)
         problems |= zip(fitted, saved, strict=True)
     for job in jobs:
         yield Outcome(job, "failed" if problems[job] else "translated", problems[job])
+
+
+def translate_fitted(translator: Translator, pictures: Sequence[Fitted], target: Target) -> Tensor:
+    """Pictures through the model: ``[N,3,H,W]`` in [-1,1], on the CPU.
+
+    Raises `ConfigError` where the GPU has too little memory.
+    """
+    images = torch.stack([from_array(one.pixels) for one in pictures])
+    try:
+        return translator(images, target).cpu()
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the GPU has too little memory for a batch of {len(images)}", hint="use a smaller --batch"
+        ) from error
 
 
 def _load(job: Job, canvas: tuple[int, int]) -> Fitted | str:
@@ -264,14 +280,20 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         PictureError: the format cannot hold it.
         CheckpointError: the file cannot be written.
     """
-    kind, options = FORMATS[path.suffix.lower()]
+    encoded = encode_picture(picture, path)
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(encoded)
+
+    write_atomically(path, write)
+
+
+def encode_picture(picture: Image.Image, name: PurePath) -> bytes:
+    """The content of a file called ``name``, in the format that its suffix says (`FORMATS`). Raises `PictureError`."""
+    kind, options = FORMATS[name.suffix.lower()]
     encoded = io.BytesIO()
     try:
         picture.save(encoded, kind, **options)
     except (OSError, ValueError) as error:
-        raise PictureError(f"cannot write {path} as {kind}: {error}") from error
-
-    def write(partial: Path) -> None:
-        partial.write_bytes(encoded.getbuffer())
-
-    write_atomically(path, write)
+        raise PictureError(f"cannot write {name} as {kind}: {error}") from error
+    return encoded.getvalue()

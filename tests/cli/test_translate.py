@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,24 @@ def test_settings_change_the_picture(translate: Run, source: Path, tmp_path: Pat
     assert len({content[name] for name in ("plain", "noto", "fusion")}) == 3
 
 
+def test_shards_and_archives(translate: Run, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, printed, errors = translate(source, out, "--format", "wds", "--per-archive", 2, "--shard", "1/2")
+    assert (code, errors) == (0, "")
+    assert printed.splitlines()[1] == f"2 translated: {out}"
+    assert found(out) == ["00000.tar", "manifest-1-of-2.jsonl"]
+    assert translate(source, out, "--format", "wds", "--per-archive", 2, "--shard", "2/2")[0] == 0
+    code, printed, errors = translate(out, tmp_path / "again", "--to", "noto", "--format", "jpg", "--shard", "1/1")
+    assert (code, errors) == (0, "")
+    assert printed.splitlines()[1] == f"3 translated: {tmp_path / 'again'}"
+    assert found(tmp_path / "again") == ["00000.tar", "00001.tar", "manifest-1-of-1.jsonl"]
+    with tarfile.open(tmp_path / "again" / "00001.tar") as tar:
+        assert tar.getnames() == ["sub/c.jpg"]
+    code, _, errors = translate(out, tmp_path / "again", "--to", "fluent", "--format", "jpg", "--shard", "1/1")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "were made with another target" in errors
+
+
 def test_bad_pictures_are_named_and_the_others_translated(translate: Run, source: Path, tmp_path: Path) -> None:
     (source / "empty.png").touch()
     (source / "sub" / "text.jpg").write_text("no picture")
@@ -157,6 +176,7 @@ def test_pictures_of_every_kind(translate: Run, tmp_path: Path) -> None:
         (["in", "out", "--size", "0"], "the size is 0; expected 1 to 16384"),
         (["in", "out", "--batch", "0"], "the batch is 0; expected 1 or more"),
         (["in", "out", "--sise", "4"], "did you mean --size?"),
+        (["in", "out", "--shard", "3/2"], "the shard is '3/2'; expected I/N with I from 1 to N"),
     ],
 )
 def test_what_is_wrong_is_one_line(
