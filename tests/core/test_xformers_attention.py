@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from cyclevar.core import attention, xformers_attention
@@ -289,6 +290,29 @@ class TestOperators:
     def test_types_and_widths_that_no_kernel_takes(self) -> None:
         assert operators("each", False, GPU, torch.float64, 64).problem == "xformers computes nothing in float64"
         assert "% 8 != 0" in operators("each", False, GPU, torch.bfloat16, 12).problem
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    @pytest.mark.parametrize("form", ["overlapping", "gathered", "each"])
+    def test_xformers_takes_the_calls(self, form: Form, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Through all of its checks down to the kernel, with tensors that have shapes alone."""
+        masks = load_xformers().attn_bias
+        monkeypatch.setattr(masks, "_to_device_tensor", lambda rows, **kind: torch.tensor(rows, **kind))
+        make_bias.cache_clear()
+        of = PLANS["causal"]
+        with FakeTensorMode():
+            joint = torch.empty(3, SCHEDULE.total, 3 * 2 * 16, device="cuda", dtype=dtype)
+            tensors = [part.unflatten(-1, (2, 16)) for part in joint.chunk(3, -1)]
+            monkeypatch.setattr(xformers_attention, "_varlen_operator", xformers_attention._varlen)
+            if form == "overlapping" and dtype == torch.float32:
+                with pytest.raises(NotImplementedError, match="No operator found"):
+                    attend_in_form(form, *tensors, ranges(of), 0.7, False)
+            else:
+                out = attend_in_form(form, *tensors, ranges(of), 0.7, False)
+                assert (out.shape, out.device.type, out.dtype) == ((3, SCHEDULE.total, 2, 16), "cuda", dtype)
+            if form != "overlapping":
+                trained = [part.detach().requires_grad_() for part in tensors]
+                assert attend_in_form(form, *trained, ranges(of), 0.7, True).requires_grad
+        make_bias.cache_clear()
 
     def test_another_release_that_cannot_be_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(load_xformers().dispatch, "_dispatch_fw")
