@@ -21,8 +21,9 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/cyclevar demo
 
+# One process a core, each with one thread: the small tensors of the tests gain nothing from more.
 test: lint types
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

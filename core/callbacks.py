@@ -68,10 +68,10 @@ Answer = Keep | Select | Rewind | Stop | None
 class Callback:
     """Base of everything that acts at run time; a subclass overrides what it needs.
 
-    While pictures are made: ``begin``, ``on_condition``, then for every scale ``on_scale_start``, ``on_features``, ``on_logits``,
-    ``on_codes``, ``on_scale_end``, then ``end``. A translation has no codes; a parallel one calls ``on_features`` for
-    all scales before its pass and ``on_logits`` for all after it. Several callbacks are called in order, each with what
-    the one before returned.
+    While pictures are made: ``begin``, ``on_condition``, then for every scale ``on_scale_start``, ``on_features``,
+    ``on_logits``, ``on_codes``, ``on_scale_end``, then ``end``. A translation has no codes; a parallel one calls
+    ``on_features`` for all scales before its pass and ``on_logits`` for all after it. Several callbacks are called in
+    order, each with what the one before returned.
     """
 
     needs: tuple[str, ...] = ()

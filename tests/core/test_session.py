@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from cyclevar.core import generation
 from cyclevar.core import session as session_module
 from cyclevar.core.attention import Visibility
 from cyclevar.core.cache import CachePolicy, LayerView
 from cyclevar.core.callbacks import Answer, Callback, Keep, Rewind, ScaleStep, Select, Stop
 from cyclevar.core.config import ExtensionsConfig, TranslationConfig
 from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
-from cyclevar.core.generation import REWINDS, Generation, generate, generate_each, noise_generator
+from cyclevar.core.generation import Generation, generate, generate_each, noise_generator
 from cyclevar.core.interfaces import Backbone, Condition
 from cyclevar.core.manager import Manager
 from cyclevar.core.model import Model
@@ -187,7 +188,7 @@ def test_stopping_decodes_what_there_is(model: Model) -> None:
     assert_close(stopped.logits, plain.logits[:, : model.schedule.spans[1][1]], **CLOSE)
 
 
-def test_wrong_answers(model: Model) -> None:
+def test_wrong_answers(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(Callback):
         def on_scale_end(self, step: ScaleStep) -> Answer:
             return Rewind(0)
@@ -200,7 +201,8 @@ def test_wrong_answers(model: Model) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             draw(model, Answering({1: answer}))
-    with pytest.raises(ConfigError, match=f"rewound {REWINDS} times"):
+    monkeypatch.setattr(generation, "REWINDS", 3)
+    with pytest.raises(ConfigError, match="rewound 3 times"):
         draw(model, Endless())
     with pytest.raises(PluginError, match="Answering says Stop and Answering says Rewind"):
         draw(model, Answering({1: Stop()}), Answering({1: Rewind(0)}))
