@@ -65,7 +65,7 @@ def command(
         int, typer.Option("--limit", help="Most pictures of each domain, held out and for reference.")
     ] = 600,
     metrics: Annotated[
-        str, typer.Option("--metrics", metavar="NAME,...", help="Which figures, such as kid,fid,precision,recall.")
+        str, typer.Option("--metrics", metavar="NAME,...", help="Which figures, as kid,fid; those of plugins too.")
     ] = "all",
     features: Annotated[
         str,

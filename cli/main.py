@@ -41,6 +41,7 @@ COMMANDS = {
     "models": "cyclevar.cli.models:command",
     "doctor": "cyclevar.cli.doctor:command",
     "plugins": "cyclevar.cli.plugins:command",
+    "plugin": "cyclevar.cli.plugin:command",
 }
 """Name -> "module:attribute" in the order of the help; the attribute is a function, or a typer app with commands."""
 

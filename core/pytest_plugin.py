@@ -1,7 +1,7 @@
 """What cyclevar adds to pytest: ``--cyclevar-contract[=PLUGIN]``.
 
-It is loaded in every pytest run, so it imports next to nothing. The tests in ``core/contract`` are collected under their
-own import names, wherever the package lies.
+It is loaded in every pytest run, so it imports next to nothing. The tests in ``core/contract`` are collected under
+their own import names, wherever the package lies.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
+import tomllib
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,24 @@ def hostile(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     folder = tmp_path / "hostile"
     folder.mkdir()
     return folder, fill_with_hostile_pictures(folder)
+
+
+@pytest.fixture
+def install_packages(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Installs packages, folders with a pyproject.toml, for processes that are given the environment it returns."""
+
+    def install(*folders: Path) -> dict[str, str]:
+        site = tmp_path / "site"
+        for folder in folders:
+            project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+            info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+            info.mkdir(parents=True)
+            lines = ["Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}"]
+            lines += [f"Requires-Dist: {requirement}" for requirement in project.get("dependencies", [])]
+            (info / "METADATA").write_text("\n".join([*lines, ""]))
+            points = [f"{name} = {module}" for name, module in project["entry-points"]["cyclevar"].items()]
+            (info / "entry_points.txt").write_text("\n".join(["[cyclevar]", *points, ""]))
+        paths = [str(path) for path in (site, *(folder / "src" for folder in folders))]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+    return install

@@ -22,7 +22,7 @@ LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 
 FLOORS = (
     ("errors",),
-    ("allocator", "hub", "paths", "schedule", "settings"),
+    ("allocator", "hub", "paths", "rows", "schedule", "settings"),
     (
         "attention",
         "attention_report",

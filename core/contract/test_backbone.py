@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import get_args
 
@@ -20,7 +21,7 @@ from cyclevar.core.model import Model
 from cyclevar.core.pyramid import Pyramid, teacher_inputs
 from cyclevar.core.training.lora import Adapters, target_layers
 
-CLOSE = {"atol": 2e-4, "rtol": 1e-3}
+near = functools.partial(assert_close, atol=2e-4, rtol=1e-3)
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_cached_steps_equal_the_whole(
         steps = [
             model.backbone([part], condition, model.schedule, first=k, cache=cache) for k, part in enumerate(features)
         ]
-    assert_close(torch.cat(steps, dim=1), whole, **CLOSE)
+    near(torch.cat(steps, dim=1), whole)
 
 
 def test_several_scales_a_step_equal_the_whole(
@@ -74,7 +75,7 @@ def test_several_scales_a_step_equal_the_whole(
     cut = len(features) // 2
     first = model.backbone(features[:cut], condition, model.schedule, cache=cache)
     second = model.backbone(features[cut:], condition, model.schedule, first=cut, cache=cache)
-    assert_close(torch.cat([first, second], dim=1), whole, **CLOSE)
+    near(torch.cat([first, second], dim=1), whole)
 
 
 @pytest.mark.parametrize("kind", ["own", "last_alone"])
@@ -85,7 +86,7 @@ def test_cached_steps_see_what_the_whole_sees(
     whole = model.backbone(context, condition, model.schedule, visibility=visibility)
     cache = KeyValueCache(model.backbone.depth, model.schedule, visibility)
     steps = [model.backbone([part], condition, model.schedule, first=k, cache=cache) for k, part in enumerate(context)]
-    assert_close(torch.cat(steps, dim=1), whole, **CLOSE)
+    near(torch.cat(steps, dim=1), whole)
 
 
 def test_a_scale_sees_itself_and_coarser_ones(
@@ -142,10 +143,10 @@ def test_a_doubled_batch_is_two_batches(model: Model, features: list[Tensor | No
     assert condition.null is not None
     doubled = [None if part is None else torch.cat([part, part]) for part in features]
     own, null = backbone(doubled, condition.with_null(), schedule).chunk(2)
-    assert_close(own, backbone(features, condition, schedule), **CLOSE)
-    assert_close(null, backbone(features, condition.null, schedule), **CLOSE)
+    near(own, backbone(features, condition, schedule))
+    near(null, backbone(features, condition.null, schedule))
     dropped = backbone(features, condition.dropped(torch.tensor([True, False])), schedule)
-    assert_close(dropped, torch.cat([null[:1], own[1:]]), **CLOSE)
+    near(dropped, torch.cat([null[:1], own[1:]]))
 
 
 def test_guided_steps(model: Model, features: list[Tensor | None], condition: Condition) -> None:
@@ -206,4 +207,4 @@ def test_the_kernel_does_not_matter(
 ) -> None:
     expected = model.backbone(features, condition, model.schedule)
     monkeypatch.setattr(model.backbone, "attention_backend", backend)
-    assert_close(model.backbone(features, condition, model.schedule), expected, **CLOSE)
+    near(model.backbone(features, condition, model.schedule), expected)

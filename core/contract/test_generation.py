@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 
 import pytest
@@ -17,7 +18,7 @@ from cyclevar.core.generation import generate, generate_each, sampling_config
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import Pyramid, teacher_inputs, tokenize
 
-CLOSE = {"atol": 2e-4, "rtol": 1e-3}
+near = functools.partial(assert_close, atol=2e-4, rtol=1e-3)
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ def test_a_picture_does_not_change_with_its_neighbours(model: Model, targets: Se
     one = generate(model, alone, guidance=2.0, seed=3, samples=[1])
     for codes, other in zip(both.codes, one.codes, strict=True):
         assert torch.equal(codes[1:], other)
-    assert_close(both.image[1:], one.image, **CLOSE)
+    near(both.image[1:], one.image)
 
 
 def test_batches_change_nothing(model: Model, targets: Sequence[str]) -> None:
     singly, together = (list(generate_each(model, targets, 2, batch_size=size, seed=1)) for size in (1, 4))
     for (*which, image), (*others, other) in zip(singly, together, strict=True):
         assert which == others
-        assert_close(image, other, **CLOSE)
+        near(image, other)
 
 
 def test_no_guidance_is_none(model: Model, targets: Sequence[str]) -> None:
@@ -59,7 +60,7 @@ def test_no_guidance_is_none(model: Model, targets: Sequence[str]) -> None:
     plain = generate(model, condition, guidance=neutral, top_k=1)
     guided = generate(model, condition, guidance=[*[neutral] * (len(model.schedule) - 1), neutral + 1], top_k=1)
     before = model.schedule.spans[-1][0]
-    assert_close(guided.logits[:, :before], plain.logits[:, :before], **CLOSE)
+    near(guided.logits[:, :before], plain.logits[:, :before])
     assert not torch.allclose(guided.logits[:, before:], plain.logits[:, before:], atol=1e-2)
 
 
@@ -68,8 +69,8 @@ def test_given_all_codes_it_is_teacher_forcing(model: Model, pyramid: Pyramid, t
     known = ForcedCodes(lambda step, drawn: pyramid.codes[step.scale])
     out = generate(model, condition, guidance=neutral, callbacks=[known])
     inputs = teacher_inputs(model.tokenizer, pyramid.maps, model.schedule)
-    assert_close(out.logits, model.backbone(inputs, condition, model.schedule), **CLOSE)
-    assert_close(out.image, model.tokenizer.decode(pyramid.latent), **CLOSE)
+    near(out.logits, model.backbone(inputs, condition, model.schedule))
+    near(out.image, model.tokenizer.decode(pyramid.latent))
 
 
 def test_with_nothing_to_redo_the_codes_are_the_pictures(

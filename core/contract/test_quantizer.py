@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.interfaces import Quantized, Quantizer
 
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+near = functools.partial(assert_close, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def logits(quantizer: Quantizer) -> Tensor:
 def test_codes_stand_for_the_quantized_vectors(quantizer: Quantizer, quantized: Quantized) -> None:
     vectors = quantizer.lookup(quantized.codes)
     assert vectors.shape == (2, 4, 5, quantizer.channels)
-    assert_close(vectors.movedim(-1, 1), quantized.maps, **CLOSE)
+    near(vectors.movedim(-1, 1), quantized.maps)
 
 
 def test_quantizing_twice_is_quantizing_once(quantizer: Quantizer, quantized: Quantized) -> None:
@@ -51,9 +52,9 @@ def test_the_hard_choice(quantizer: Quantizer, logits: Tensor) -> None:
 
 
 def test_relaxing_lies_between_the_hard_choice_and_the_mean(quantizer: Quantizer, logits: Tensor) -> None:
-    assert_close(quantizer.relax(logits, 1e-4), quantizer.harden(logits).maps, **CLOSE)
+    near(quantizer.relax(logits, 1e-4), quantizer.harden(logits).maps)
     hot = quantizer.relax(logits, 1e7)
-    assert_close(hot, hot[:1, :1].expand_as(hot), **CLOSE)
+    near(hot, hot[:1, :1].expand_as(hot))
     assert quantizer.relax(logits.bfloat16(), 2.0).dtype == torch.float32
 
 
@@ -84,4 +85,4 @@ def test_entropy_grows_with_the_temperature(quantizer: Quantizer, logits: Tensor
     assert entropies[0].shape == (2, 5)
     assert_close(entropies[0], torch.zeros(2, 5), atol=1e-3, rtol=0)
     assert all(bool((one <= other + 1e-5).all()) for one, other in itertools.pairwise(entropies))
-    assert_close(entropies[-1], entropies[-1][:1, :1].expand(2, 5), **CLOSE)
+    near(entropies[-1], entropies[-1][:1, :1].expand(2, 5))

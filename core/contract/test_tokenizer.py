@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from random import Random
 
 import pytest
@@ -15,7 +16,7 @@ from cyclevar.core.model import Model
 from cyclevar.core.pyramid import Pyramid, compose, teacher_inputs, tokenize
 from cyclevar.core.schedule import ScaleSchedule
 
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+near = functools.partial(assert_close, atol=1e-4, rtol=1e-4)
 
 
 def test_pictures_come_back_in_their_size_and_range(model: Model, images: Tensor, latent: Tensor) -> None:
@@ -30,10 +31,10 @@ def test_pictures_come_back_in_their_size_and_range(model: Model, images: Tensor
 
 
 def test_pictures_of_a_batch_do_not_mix(model: Model, images: Tensor, latent: Tensor, pyramid: Pyramid) -> None:
-    assert_close(model.tokenizer.encode(images[1:]), latent[1:], **CLOSE)
+    near(model.tokenizer.encode(images[1:]), latent[1:])
     alone = model.tokenizer.context([part[1:] for part in pyramid.maps], model.schedule)
     for part, other in zip(alone, model.tokenizer.context(pyramid.maps, model.schedule), strict=True):
-        assert_close(part, other[1:], **CLOSE)
+        near(part, other[1:])
 
 
 def test_the_recursion_has_the_sizes_of_the_schedule_and_is_pure(
@@ -84,14 +85,14 @@ def test_no_input_tells_of_its_own_or_a_finer_scale(model: Model, pyramid: Pyram
 def test_the_last_context_is_the_quantized_latent(model: Model, pyramid: Pyramid) -> None:
     context = model.tokenizer.context(pyramid.maps, model.schedule)
     assert [tuple(part.shape[-2:]) for part in context] == list(model.schedule.sizes)
-    assert_close(model.tokenizer.as_latent(context[-1]), pyramid.latent, **CLOSE)
+    near(model.tokenizer.as_latent(context[-1]), pyramid.latent)
 
 
 def test_gradients_pass_straight_through_the_context(model: Model, latent: Tensor, pyramid: Pyramid) -> None:
     source = latent.clone().requires_grad_()
     context = model.tokenizer.context(pyramid.maps, model.schedule, latent=source)
     for part, plain in zip(context, model.tokenizer.context(pyramid.maps, model.schedule), strict=True):
-        assert_close(part, plain, **CLOSE)
+        near(part, plain)
         (gradient,) = torch.autograd.grad(part.square().sum(), source, retain_graph=True)
         assert bool(gradient.isfinite().all())
         assert bool(gradient.any())
@@ -111,7 +112,7 @@ def test_maps_grow_to_any_finer_scale(model: Model, pyramid: Pyramid) -> None:
             if height >= part.shape[-2]:
                 grown = model.tokenizer.upsample(part, (height, width))
                 assert grown.shape == (*part.shape[:2], height, width)
-    assert_close(model.tokenizer.upsample(pyramid.maps[-1], model.schedule.full), pyramid.maps[-1], **CLOSE)
+    near(model.tokenizer.upsample(pyramid.maps[-1], model.schedule.full), pyramid.maps[-1])
 
 
 def test_a_schedule_that_ends_elsewhere_is_refused(model: Model, latent: Tensor) -> None:
@@ -133,10 +134,10 @@ def test_what_training_asks_for(model: Model, images: Tensor, latent: Tensor) ->
         assert tokenizer.decode(view.latent).shape == view.images.shape
         (gradient,) = torch.autograd.grad(view.latent.square().sum(), source, retain_graph=True)
         assert bool(gradient.isfinite().all())
-    assert_close(views[-1].latent, pyramid.latent, **CLOSE)
+    near(views[-1].latent, pyramid.latent)
     for made, wanted in tokenizer.approximations(source, pyramid.codes, schedule):
         assert made.shape == wanted.shape
-    assert_close(made, pyramid.latent, **CLOSE)
+    near(made, pyramid.latent)
     assert tokenizer.decode(tokenizer.unquantized(latent)).shape == images.shape
 
 

@@ -95,8 +95,9 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """All figures by name, and the row's."""
-        plain = asdict(self)
-        return plain | plain.pop("registered")
+        plain: dict[str, Any] = asdict(self)
+        registered: dict[str, Any] = plain.pop("registered")
+        return plain | registered
 
 
 @dataclass(frozen=True)
@@ -488,7 +489,7 @@ def _demand_enough(sets: Mapping[str, Tensor], judges: Judges, metrics: Collecti
     count = len(sets[fewest])
     if count < 2:
         raise DataError(f"a set of pictures to judge, {fewest}, has fewer than 2 pictures", expected="2 or more")
-    needed = {name: metric.needed for name, metric in {**FIGURES, **judges.registered}.items()}
+    needed = {name: metric.needed for name, metric in {**FIGURES, **_shown(judges)}.items()}
     lacking = [name for name in metrics if count < needed.get(name, 0)]
     if lacking and not force:
         raise DataError(
