@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field, PositiveInt
 
@@ -23,6 +24,10 @@ class VarTokenizerConfig(Settings):
     phi_ratio: float = Field(0.5, ge=0, le=1)
     patch: PositiveInt = 1
     """Side of the pixel patches folded into channels at the border; the published models have 1."""
+    quantizer: str = "index"
+    """A registered quantizer; that of VAR is a code book of ``codebook_size``."""
+    quantizer_settings: dict[str, Any] = Field({})
+    """Of the quantizer."""
 
 
 class VarBackboneConfig(ClassConditionalConfig):

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from cyclevar.core.autoencoder import Decoder, Encoder
-from cyclevar.core.interfaces import ScaleState, Tokenizer
+from cyclevar.core.interfaces import Quantizer, ScaleState, Tokenizer
+from cyclevar.core.manager import get_manager
 from cyclevar.core.pyramid import compose, resize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarTokenizerConfig
-from cyclevar.quantizers.index import IndexQuantizer
 from cyclevar.quantizers.straight_through import straight_through
+
+OWN_QUANTIZER = "index"
+"""The quantizer that VAR was published with."""
 
 
 @lru_cache
@@ -45,8 +48,6 @@ def bicubic(maps: Tensor, size: tuple[int, int]) -> Tensor:
 class VarTokenizer(Tokenizer):
     """Residual maps: each scale quantizes what the coarser ones left over; phi refines it after upsampling."""
 
-    quantizer: IndexQuantizer
-
     def __init__(self, config: VarTokenizerConfig, schedule: ScaleSchedule) -> None:
         super().__init__()
         self.config = config
@@ -59,7 +60,10 @@ class VarTokenizer(Tokenizer):
         self.decoder = Decoder(*shape, attention=True, patch=config.patch)
         self.before_quantizer = nn.Conv2d(config.channels, config.channels, 3, padding=1)
         self.after_quantizer = nn.Conv2d(config.channels, config.channels, 3, padding=1)
-        self.quantizer = IndexQuantizer(config.codebook_size, config.channels)
+        own = {"size": config.codebook_size} if config.quantizer == OWN_QUANTIZER else {}
+        self.quantizer: Quantizer = get_manager().build(
+            "quantizer", config.quantizer, own | config.quantizer_settings, config.channels
+        )
         self.phi = nn.ModuleList(
             nn.Conv2d(config.channels, config.channels, 3, padding=1) for _ in range(config.phi_count)
         )
@@ -73,7 +77,7 @@ class VarTokenizer(Tokenizer):
         return images.clamp(-1, 1) if clamp else images
 
     def begin(self, batch: int, schedule: ScaleSchedule) -> ScaleState:
-        return ScaleState(schedule, 0, self.quantizer.codebook.new_zeros(batch, self.channels, *schedule.full))
+        return ScaleState(schedule, 0, self.before_quantizer.weight.new_zeros(batch, self.channels, *schedule.full))
 
     def target(self, latent: Tensor, state: ScaleState) -> Tensor:
         return area(latent - state.value, state.size)
