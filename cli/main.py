@@ -139,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = typer.Typer(rich_markup_mode=None)
     app.callback(cls=Commands, invoke_without_command=True)(_root)
     keep_freed_memory()
+    _plugin_commands.cache_clear()  # plugins may have come and gone since the last command of this process
     log, lines = logging.getLogger("cyclevar"), _Lines()
     log.addHandler(lines)
     try:

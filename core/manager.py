@@ -7,14 +7,16 @@ A plugin whose distribution requires another version of cyclevar is not loaded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import inspect
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import Distribution, EntryPoint
+from types import ModuleType
 from typing import Any, TypeVar
 
 import pluggy
@@ -137,6 +139,19 @@ class Manager:
         implementations: list[pluggy.HookImpl] = getattr(self._pluggy.hook, hook).get_hookimpls()
         return sorted(implementations, key=lambda one: one.trylast - one.tryfirst)
 
+    def add(self, module: ModuleType) -> None:
+        """Load a plugin that is not installed: a module with hooks, by its name. Raises what is wrong with it."""
+        name = module.__name__
+        self._refuse_taken(name)
+        self._add(module, Plugin(name, "not installed", "", _hooks(module), ()), f"plugin {name} (not installed)")
+
+    def remove(self, name: str) -> None:
+        """Forget a plugin and its parts."""
+        [plugin] = [plugin for plugin in self.plugins if plugin.name == name]
+        self._pluggy.unregister(name=name)
+        self.registry.remove(plugin.registered)
+        self.plugins.remove(plugin)
+
     def _load(self, point: EntryPoint) -> None:
         distribution = _titled(point)
         try:
@@ -152,25 +167,30 @@ class Manager:
             self.failures.append(Failure(point.name, distribution, " ".join(reason.split()), way_out))
 
     def _register(self, point: EntryPoint, owner: str) -> None:
-        for plugin in self.plugins:
-            if plugin.name == point.name:
-                raise PluginError(
-                    f"the plugin name {point.name!r} is already taken by {plugin.distribution}",
-                    hint="uninstall one of the two",
-                )
+        self._refuse_taken(point.name)
         _refuse_other_versions(point)
         module = point.load()
         file = getattr(module, "__file__", None) or ""
-        plugin = Plugin(point.name, _distribution(point), _version(point), _hooks(module), (), file)
+        self._add(module, Plugin(point.name, _distribution(point), _version(point), _hooks(module), (), file), owner)
+
+    def _refuse_taken(self, name: str) -> None:
+        for plugin in self.plugins:
+            if plugin.name == name:
+                raise PluginError(
+                    f"the plugin name {name!r} is already taken by {plugin.distribution}",
+                    hint="uninstall one of the two",
+                )
+
+    def _add(self, module: object, plugin: Plugin, owner: str) -> None:
         added = Registry(owner)
         try:
-            self._pluggy.register(module, name=point.name)
+            self._pluggy.register(module, name=plugin.name)
             self._pluggy.check_pending()
             self.call(plugin, "cyclevar_register", registry=added)
             self.registry.merge(added)
         except Exception:
-            if self._pluggy.has_plugin(point.name):
-                self._pluggy.unregister(name=point.name)
+            if self._pluggy.has_plugin(plugin.name):
+                self._pluggy.unregister(name=plugin.name)
             raise
         self.plugins.append(replace(plugin, registered=added.entries()))
 
@@ -194,6 +214,23 @@ def get_manager() -> Manager:
     for failure in manager.failures:
         logging.getLogger(__name__).warning("%s", failure)
     return manager
+
+
+@contextlib.contextmanager
+def trying(name: str, *hooks: Callable[..., Any]) -> Iterator[None]:
+    """With a plugin of these hooks for as long as the block runs: to try one, or to test one, without installing it.
+
+    ``hooks`` are functions marked with ``@hookimpl``. Raises what is wrong with them.
+    """
+    module = ModuleType(name)
+    for hook in hooks:
+        setattr(module, hook.__name__, hook)
+    manager = get_manager()
+    manager.add(module)
+    try:
+        yield
+    finally:
+        manager.remove(name)
 
 
 def _hooks(module: object) -> tuple[str, ...]:

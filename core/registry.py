@@ -102,6 +102,11 @@ class Registry:
             self._refuse_taken(entry)
         self._entries.update(other._entries)
 
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Forget these entries."""
+        for entry in entries:
+            del self._entries[entry.kind, entry.name]
+
     def get(self, kind: str, name: str) -> Entry:
         """The entry of that kind and name. Raises UnknownNameError with the nearest and all known names."""
         names = self.names(kind)

@@ -37,7 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "discriminator": Kind("Spectral-norm patches from scratch", "cyclevar train --discriminator {name}"),
     "loss": Kind("Differences of edges", "cyclevar train --set loss.cycle_terms.{name}=1"),
     "metric": Kind("Sharpness relative to the target domain", "cyclevar evaluate --metrics kid,{name}"),
-    "callback": Kind("Less chance at the finest scales", "cyclevar generate noto --callback {name} --out drawn"),
+    "callback": Kind("Less chance at the finest scales", "cyclevar generate --callback {name}"),
 }
 """The kinds that can be begun with."""
 

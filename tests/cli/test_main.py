@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from cyclevar.core import manager as manager_module
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.hookspecs import hookimpl
 from cyclevar.core.manager import Manager
+from cyclevar.core.scaffold.write import new_plugin
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -116,6 +117,25 @@ def test_help_takes_under_700_milliseconds() -> None:
         return time.perf_counter() - begin
 
     assert min(once() for _ in range(5)) < 0.7
+
+
+@pytest.mark.slow
+def test_five_plugins_add_under_50_milliseconds(
+    tmp_path: Path, install_packages: Callable[..., dict[str, str]]
+) -> None:
+    kinds = ("backbone", "quantizer", "discriminator", "loss", "callback")
+    environment = install_packages(*(new_plugin(f"start-{kind}"[:20], kind, tmp_path) for kind in kinds))
+    command = [Path(sys.executable).with_name("cyclevar"), "--help"]
+
+    def once(environment: Mapping[str, str]) -> float:
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        return time.perf_counter() - begin
+
+    pairs = [(once(environment), once(os.environ)) for _ in range(20)]
+    with_five, without = (min(times) for times in zip(*pairs, strict=True))
+    print(f"{1000 * with_five:.0f} ms with five plugins, {1000 * without:.0f} without")
+    assert with_five - without < 0.05
 
 
 def test_a_command_is_imported_only_when_it_is_needed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from cyclevar.core import manager as manager_module
-from cyclevar.core.errors import ConfigError, PluginError
-from cyclevar.core.manager import Manager, get_manager, required_versions
+from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
+from cyclevar.core.hookspecs import hookimpl
+from cyclevar.core.manager import Manager, get_manager, required_versions, trying
+from cyclevar.core.registry import Registry
 from cyclevar.core.settings import Settings
 
 REGISTER = """
@@ -301,3 +303,31 @@ def test_a_part_is_built_with_its_settings() -> None:
         manager.build("loss", "sized", {"sise": 4}, "a")
     with pytest.raises(ConfigError, match="'plain' has no setting 'size'"):
         manager.build("loss", "plain", {"size": 4}, "a")
+
+
+def test_a_plugin_can_be_tried_without_being_installed() -> None:
+    @hookimpl
+    def cyclevar_register(registry: Registry) -> None:
+        registry.add("metric", "tried", "math:sqrt", summary="a metric")
+
+    @hookimpl
+    def cyclevar_configure(config: int) -> int:
+        return config + 1
+
+    manager = get_manager()
+    with trying("mine", cyclevar_register, cyclevar_configure):
+        assert manager.plugins[-1].hooks == ("cyclevar_configure", "cyclevar_register")
+        assert manager.registry.get("metric", "tried").owner == "plugin mine (not installed)"
+        assert manager.fold("cyclevar_configure", 1) == 2
+        with pytest.raises(PluginError, match="'mine' is already taken"), trying("mine"):
+            pass
+    assert "mine" not in [plugin.name for plugin in manager.plugins]
+    assert "tried" not in manager.registry.names("metric")
+    assert manager.fold("cyclevar_configure", 1) == 1
+    with pytest.raises(UnknownNameError, match="cyclevar_sepia"), trying("mine", hookimpl(cyclevar_sepia)):
+        pass
+    assert "mine" not in [plugin.name for plugin in manager.plugins]
+
+
+def cyclevar_sepia() -> None:
+    """A hook that does not exist."""
