@@ -40,8 +40,8 @@ def command(
             presets = f" [{', '.join(entry.presets)}]" if entry.presets else ""
             typer.echo(f"  {entry.kind:<14} {entry.name:<18} {entry.summary}{presets}")
     for what, left_out in (("switched off", manager.disabled), ("left out", manager.failures)):
-        for plugin in left_out:
-            typer.echo(f"{plugin.name} ({plugin.distribution}): {what}: {plugin.reason}; {plugin.way_out}")
+        for one in left_out:
+            typer.echo(f"{one.name} ({one.distribution}): {what}: {one.reason}; {one.way_out}")
 
 
 def _plain(plugin: Plugin, entries: list[Entry]) -> dict[str, object]:

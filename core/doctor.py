@@ -195,7 +195,8 @@ def _weights() -> Iterator[Row]:
 
 
 def _plugins() -> Iterator[Row]:
-    from cyclevar.core.manager import PROJECT, get_manager
+    from cyclevar.core.hookspecs import PROJECT
+    from cyclevar.core.manager import get_manager
 
     manager = get_manager()
     own = [plugin.name for plugin in manager.plugins if plugin.distribution == PROJECT]
@@ -215,8 +216,8 @@ def _plugins() -> Iterator[Row]:
         lost = failure.distribution.startswith(PROJECT + " ")
         found = f"{failure.distribution}: left out: {failure.reason}"
         yield failure.name, "problem" if lost else "note", found, failure.way_out
-    for name in manager.disabled:
-        yield name, "note", "switched off", "name it in CYCLEVAR_PLUGINS, or unset that"
+    for one in manager.disabled:
+        yield one.name, "note", f"{one.distribution}: switched off: {one.reason}", one.way_out
 
 
 def _data() -> Iterator[Row]:

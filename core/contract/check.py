@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 
 from cyclevar.core.contract.choice import FOLDER, contract_files
 from cyclevar.core.errors import ConfigError, CyclevarError, PluginError, nearest
-from cyclevar.core.manager import PROJECT, Plugin, get_manager, required_versions
+from cyclevar.core.hookspecs import PROJECT
+from cyclevar.core.manager import Plugin, get_manager, required_versions
 from cyclevar.core.scaffold.write import supported_range
 
 LIMIT = 0.05
@@ -163,7 +164,7 @@ def _commands(plugin: Plugin, taken: Collection[str]) -> Finding:
         get_manager().call(plugin, "cyclevar_commands", app=app)
     except CyclevarError as error:
         return Finding("commands", False, error.problem, error.hint)
-    names = list(typer.main.get_group(app).commands)  # type: ignore[attr-defined]
+    names = list(typer.main.get_group(app).commands)
     clashing = [name for name in names if name in taken]
     if clashing:
         return Finding("commands", False, f"cyclevar has {', '.join(clashing)} already", "rename them")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cyclevar.core.errors import PluginError, UnknownNameError
-from cyclevar.core.manager import PROJECT, get_manager
+from cyclevar.core.hookspecs import PROJECT
+from cyclevar.core.manager import get_manager
 from cyclevar.core.registry import Entry
 
 FOLDER = Path(__file__).parent

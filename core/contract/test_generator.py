@@ -22,11 +22,11 @@ SETTINGS = TranslationConfig()
 def test_it_translates_to_what_it_is_told(direct: DirectModel, direct_images: Tensor) -> None:
     with torch.no_grad():
         context = direct.encode(direct_images)
-        made = [direct.translate(context, direct.condition([name] * 2), SETTINGS).image for name in DOMAINS]
+        left, right = (direct.translate(context, direct.condition([name] * 2), SETTINGS).image for name in DOMAINS)
         mixed = direct.translate(context, direct.condition(DOMAINS), SETTINGS).image
-    assert all(one.shape == direct_images.shape and one.min() >= -1 and one.max() <= 1 for one in made)
-    assert not torch.allclose(*made)
-    torch.testing.assert_close(mixed, torch.stack([made[0][0], made[1][1]]), atol=1e-5, rtol=0)
+    assert all(one.shape == direct_images.shape and one.min() >= -1 and one.max() <= 1 for one in (left, right))
+    assert not torch.allclose(left, right)
+    torch.testing.assert_close(mixed, torch.stack([left[0], right[1]]), atol=1e-5, rtol=0)
 
 
 def test_gradients_reach_network_and_pictures(direct: DirectModel, direct_images: Tensor) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.manager import PROJECT, Manager, get_manager
+from cyclevar.core.hookspecs import PROJECT
+from cyclevar.core.manager import Failure, Manager, Plugin, get_manager
 
 LONGEST = 20
 """Characters of a name: longer ones break the lines of the templates."""
@@ -122,7 +123,7 @@ def _refuse_taken(part: str, short: str, kind: str, manager: Manager) -> None:
     owner = ""
     if part in manager.registry.names(kind):
         owner = f"a {kind} of {manager.registry.get(kind, part).owner}"
-    everyone = [*manager.plugins, *manager.failures, *manager.disabled]
+    everyone: list[Plugin | Failure] = [*manager.plugins, *manager.failures, *manager.disabled]
     for plugin in (plugin for plugin in everyone if plugin.name == part):
         owner = owner or f"a plugin of {plugin.distribution}"
     if importlib.util.find_spec(f"{PROJECT}_{part}") is not None:

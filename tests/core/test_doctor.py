@@ -165,7 +165,7 @@ def test_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
             Failure("theirs", "cyclevar-theirs 2.0", "ImportError: no module", "repair it"),
             Failure("patchgan", "cyclevar 0.1", "ImportError: no module", "install cyclevar again"),
         ],
-        disabled=["other"],
+        disabled=[Failure("other", "cyclevar-other 1.0", "CYCLEVAR_PLUGINS is empty", "unset it")],
     )
     monkeypatch.setattr("cyclevar.core.manager.get_manager", lambda: manager)
     rows = only("plugins", monkeypatch)
