@@ -219,7 +219,7 @@ def _read_pickle(path: Path) -> Any:
             expected="a state dict of tensors",
             hint="convert it to safetensors where you trust it",
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # whatever the reader of a damaged file stumbles over
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise CheckpointError(
         f"{path} cannot be read as a PyTorch checkpoint ({problem})",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cyclevar.core.errors import ConfigError
+from cyclevar.core.errors import ConfigError, brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,10 +42,11 @@ class ScaleSchedule:
         """Read ``"1-2-3-4-6"`` (square) or ``"1x1-2x3-4x6"`` (height x width)."""
         sizes = []
         for part in re.split(r"[-,_ ]+", text.strip()):
-            found = re.fullmatch(r"(\d+)(?:x(\d+))?", part)
+            found = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,9}))?", part)
             if not found:
                 raise ConfigError(
-                    f"{text!r} is not a schedule", expected='sizes from coarse to fine such as "1-2-3-4-6" or "1x1-2x3"'
+                    f"{brief(text)!r} is not a schedule",
+                    expected='sizes from coarse to fine such as "1-2-3-4-6" or "1x1-2x3"',
                 )
             sizes.append((int(found[1]), int(found[2] or found[1])))
         return cls(tuple(sizes))

@@ -14,9 +14,10 @@ _log = logging.getLogger(__name__)
 
 
 class Manifest:
-    """``manifest.json`` in a folder: ``{file name: {"bytes": size, "sha256": hex digits}}``.
+    """``manifest.json`` in a folder: ``{"files": {file name: {"bytes": size, "sha256": hex digits}}, "sha256": ...}``.
 
-    Names in it are compared with those of files that are there, and never used as paths.
+    The last is the hash of the rest, so that a damaged manifest condemns no file. Names in it are compared with those
+    of files that are there, and never used as paths.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,8 +27,8 @@ class Manifest:
         """Note a file that was just written, and forget those that are gone."""
         noted = self._read() | {written.name: {"bytes": written.stat().st_size, "sha256": _sha256(written)}}
         there = {path.name for path in self.path.parent.iterdir()}
-        kept = {name: noted[name] for name in sorted(noted.keys() & there)}
-        save_text(self.path, json.dumps(kept, indent=1) + "\n")
+        files = {name: noted[name] for name in sorted(noted.keys() & there)}
+        save_text(self.path, json.dumps({"files": files, "sha256": _own(files)}, indent=1) + "\n")
 
     def flaw(self, path: Path) -> str | None:
         """What is wrong with a file; None where nothing is, or where it is not noted.
@@ -35,27 +36,34 @@ class Manifest:
         The latter is so for files of earlier versions, and of a process that ended just before noting one.
         """
         noted = self._read().get(path.name)
-        if not isinstance(noted, dict):
+        if noted is None:
             return None
         try:
             size, digest = path.stat().st_size, _sha256(path)
         except OSError as error:
             return f"it cannot be read ({error})"
-        if size != noted.get("bytes"):
-            return f"it has {size} bytes, {self.path.name} says {noted.get('bytes')}"
-        if digest != noted.get("sha256"):
-            return f"its SHA-256 begins with {digest[:16]}, {self.path.name} says {str(noted.get('sha256'))[:16]}"
+        if size != noted["bytes"]:
+            return f"it has {size} bytes, {self.path.name} says {noted['bytes']}"
+        if digest != noted["sha256"]:
+            return f"its SHA-256 begins with {digest[:16]}, {self.path.name} says {noted['sha256'][:16]}"
         return None
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            noted = json.loads(self.path.read_text(encoding="utf-8"))
+            told = json.loads(self.path.read_text(encoding="utf-8"))
+            files: dict[str, dict[str, Any]] = told["files"]
+            if told["sha256"] != _own(files):
+                raise ValueError("its own SHA-256 is another")
+            return files
         except FileNotFoundError:
             return {}
-        except (ValueError, RecursionError, OSError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
             _log.warning("%s is damaged, so files are not compared with it (%s)", self.path, error)
             return {}
-        return noted if isinstance(noted, dict) else {}
+
+
+def _own(files: dict[str, dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

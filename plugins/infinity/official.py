@@ -85,5 +85,7 @@ def _block(index: int, config: InfinityBackboneConfig) -> str:
 
 def _rows(table: Tensor, shape: torch.Size) -> Tensor:
     """The null prompt ``[T,C]`` cut to fewer rows, or continued with the mean of its rows."""
+    if table.ndim != 2 or not table.numel() or not table.is_floating_point():
+        return table  # no null prompt, and refused for its shape
     missing = shape[0] - table.shape[0]
     return table[: shape[0]] if missing <= 0 else torch.cat([table, table.mean(0, keepdim=True).expand(missing, -1)])

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from cyclevar.core.checkpoints import load_tensors
@@ -18,6 +20,9 @@ from cyclevar.core.config import PretrainConfig, TrainConfig
 from cyclevar.core.settings import validate
 from cyclevar.core.training.loop import StoppedError
 from cyclevar.core.training.start import pretrain, train
+
+SPLITS = 3 if os.environ.get("CYCLEVAR_SLOW", "0") in ("", "0") else 25
+"""Random ways to split a training that are tried."""
 
 SPEEDS = {"images_per_second", "data_wait", "memory_gb"}
 
@@ -50,6 +55,7 @@ class Trainings:
     def __init__(self, config: TrainConfig | PretrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.section = "" if isinstance(config, TrainConfig) else config.section
+        self.count = 0
         self.run("whole")
 
     def run(self, name: str, at: int = 0, what: Callable[[], None] = power_cut, **loop: Any) -> None:
@@ -137,3 +143,24 @@ def test_a_finished_training_can_be_prolonged(trainings: Trainings) -> None:
     trainings.run("longer", steps=14)
     trainings.run("longer", steps=20)
     assert trainings.differences("longer") == []
+
+
+@pytest.fixture(scope="module")
+def accumulating(light_module: None, train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    """A translator's training whose updates learn from two batches each."""
+    config = train_config.model_copy(update={"accumulate": 2, "batch_size": 1})
+    return Trainings(config, tmp_path_factory.mktemp("accumulating"))
+
+
+@settings(max_examples=SPLITS, deadline=None, derandomize=True)
+@given(splits=st.dictionaries(st.integers(1, 19), st.sampled_from([power_cut, terminate]), min_size=1, max_size=4))
+def test_any_split_is_the_whole(accumulating: Trainings, splits: dict[int, Callable[[], None]]) -> None:
+    """Stopped after any steps, by power cuts and signals, under gradient accumulation."""
+    accumulating.count += 1
+    name = f"split-{accumulating.count}"
+    for at, what in sorted(splits.items()):
+        with pytest.raises((RuntimeError, StoppedError)):
+            accumulating.run(name, at=at, what=what, save_every=1)
+    accumulating.run(name, save_every=1)
+    assert accumulating.differences(name) == []
+    assert accumulating.figures(name) == accumulating.figures("whole")

@@ -227,7 +227,7 @@ def test_the_manifest_tells_what_is_there(folder: RunFolder) -> None:
     for step in (5, 10, 15):
         folder.save(step, make_parts(step), keep=2)
     folder.save_best(10, 0.5, make_parts(10))
-    noted = json.loads(folder.manifest.path.read_text())
+    noted = json.loads(folder.manifest.path.read_text())["files"]
     states = [path for path in folder.checkpoints.iterdir() if path != folder.manifest.path]
     assert noted == {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -236,7 +236,10 @@ def test_the_manifest_tells_what_is_there(folder: RunFolder) -> None:
     assert len(states) == 3
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 100000, '{"step-00000005.safetensors": 3}'])
+NOTED = '{"files": {"step-00000005.safetensors": {"bytes": 3, "sha256": "0"}}, "sha256": "1"}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 100000, '{"files": 3}', NOTED])
 def test_without_a_manifest_a_state_is_what_it_holds(folder: RunFolder, content: str) -> None:
     folder.save(5, make_parts(5), keep=2)
     folder.manifest.path.write_text(content)
@@ -244,7 +247,7 @@ def test_without_a_manifest_a_state_is_what_it_holds(folder: RunFolder, content:
     folder.manifest.path.unlink()
     assert folder.restore(make_parts(0)) == 5
     folder.save(6, make_parts(6), keep=2)
-    assert list(json.loads(folder.manifest.path.read_text())) == ["step-00000006.safetensors"]
+    assert list(json.loads(folder.manifest.path.read_text())["files"]) == ["step-00000006.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", "step-00000009.safetensors"])
@@ -253,12 +256,13 @@ def test_names_in_the_manifest_are_no_paths(folder: RunFolder, name: str) -> Non
     outside.write_text("precious")
     folder.save(5, make_parts(5), keep=1)
     (folder.checkpoints / "step-00000009.safetensors").symlink_to(folder.path / "nowhere")
-    noted = json.loads(folder.manifest.path.read_text())
-    folder.manifest.path.write_text(json.dumps(noted | {name: {"bytes": 8, "sha256": "0"}}))
+    files = json.loads(folder.manifest.path.read_text())["files"] | {name: {"bytes": 8, "sha256": "0"}}
+    own = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    folder.manifest.path.write_text(json.dumps({"files": files, "sha256": own}))
     assert folder.restore(make_parts(0)) == 5
     folder.save(6, make_parts(6), keep=1)
     assert outside.read_text() == "precious"
-    assert list(json.loads(folder.manifest.path.read_text())) == ["step-00000006.safetensors"]
+    assert list(json.loads(folder.manifest.path.read_text())["files"]) == ["step-00000006.safetensors"]
 
 
 def test_where_every_state_is_damaged_nothing_begins_anew_by_itself(folder: RunFolder) -> None:
