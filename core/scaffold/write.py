@@ -36,7 +36,7 @@ KINDS: Mapping[str, Kind] = {
         "cyclevar pretrain --stage tokenizer --set model.tokenizer.quantizer={name}",
     ),
     "discriminator": Kind("Spectral-norm patches from scratch", "cyclevar train --discriminator {name}"),
-    "loss": Kind("Differences of edges", "cyclevar train --set loss.cycle_terms.{name}=1"),
+    "loss": Kind("Differences of edges", "cyclevar train --set 'loss.cycle_terms={{l1: 1, {name}: 1}}'"),
     "metric": Kind("Sharpness relative to the target domain", "cyclevar evaluate --metrics kid,{name}"),
     "callback": Kind("Less chance at the finest scales", "cyclevar generate --callback {name}"),
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.registry import KINDS as REGISTRY_KINDS
 from cyclevar.core.scaffold.write import COMMON, KINDS, LONGEST, checked_name, new_plugin, supported_range
+
+ROOT = Path(__file__).resolve().parents[3]
 
 LONG = "abcdefgh-jklmnop-rst"
 
@@ -130,18 +133,39 @@ def test_of_every_kind_one_passes_its_tests_and_the_contract(
     assert "failed" not in done.stdout
 
 
+def installed(folder: Path, site: Path) -> dict[str, str]:
+    """The environment in which a package is installed, by pip."""
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([*pip, str(folder)], check=True)
+    return {**os.environ, "PYTHONPATH": str(site)}
+
+
+def run(folder: Path, environment: Mapping[str, str], *module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *module], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_installed_for_real_it_is_typed_and_checked(tmp_path: Path, kind: str) -> None:
     folder, site = new_plugin("new", kind, tmp_path), tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site)]
-    subprocess.run([*pip, str(folder)], check=True)
     linked = tmp_path / "typing"
     linked.mkdir()
-    (linked / "cyclevar").symlink_to(Path(__file__).resolve().parents[3])
-    environment = {**os.environ, "PYTHONPATH": str(site), "MYPYPATH": os.pathsep.join((str(linked), str(site)))}
-    for command in (["mypy", "--strict", "-p", "cyclevar_new"], ["cyclevar.cli.main", "plugin", "check", str(folder)]):
-        done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    (linked / "cyclevar").symlink_to(ROOT)
+    environment = installed(folder, site) | {"MYPYPATH": os.pathsep.join((str(linked), str(site)))}
+    run(folder, environment, "mypy", "--strict", "--follow-imports=silent", "-p", "cyclevar_new")
+    run(folder, environment, "cyclevar.cli.main", "plugin", "check", str(folder))
+
+
+@pytest.mark.slow
+def test_from_new_to_a_training_in_under_five_minutes(tmp_path: Path) -> None:
+    begun = time.perf_counter()
+    folder = new_plugin("new", "loss", tmp_path)
+    environment = installed(folder, tmp_path / "site")
+    run(folder, environment, "pytest", "-q")
+    run(folder, environment, "cyclevar.cli.main", "plugin", "check", str(folder))
+    settings = ["loss.cycle_terms={l1: 1, new: 1}", "warmup.steps=5", "discriminator.pretrain_steps=10"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    run(tmp_path, environment, "cyclevar.cli.main", "train", "--steps", "20", *options, "--out", "run")
+    assert (tmp_path / "run" / "translator.json").is_file()
+    assert time.perf_counter() - begun < 300
