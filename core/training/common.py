@@ -20,6 +20,7 @@ from cyclevar.core.data.batches import UnpairedBatches
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.manager import get_manager
 from cyclevar.core.training.divergence import NonFiniteError
+from cyclevar.core.training.team import Team
 
 
 def step_random(seed: int, step: int) -> Random:
@@ -65,14 +66,17 @@ def descend(
 ) -> Tensor:
     """One update of the optimizer's parameters down the gradient of a loss; the gradient's norm before clipping.
 
-    Several ``losses`` are added up, each made when the graph of the one before is gone. Raises `NonFiniteError`, and
-    leaves the parameters as they are, where the norm is not finite.
+    Several ``losses`` are added up, each made when the graph of the one before is gone. Several processes go down the
+    mean of their gradients. Raises `NonFiniteError`, and leaves the parameters as they are, where the norm is not
+    finite.
     """
     optimizer.zero_grad(set_to_none=True)
     for loss in [losses] if isinstance(losses, Tensor) else losses:
         accelerator.backward(loss)
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    gradients = [p.grad for p in parameters]
+    Team(accelerator).average(gradients)
+    norm = nn.utils.get_total_norm(gradients)
     if not norm.isfinite():
         raise NonFiniteError(f"a gradient's norm is {float(norm)}")
     nn.utils.clip_grads_with_norm_(parameters, clip, norm)
@@ -111,7 +115,7 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel:
     def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         updates = int(count)
         weight = 1 - min(decay, (1 + updates) / (10 + updates))
-        pairs = [pair for pair in zip(averaged, current, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
+        pairs = [pair for pair in zip(averaged, current, strict=True) if not pair[0].is_set_to(pair[1])]
         torch._foreach_lerp_([mean for mean, _ in pairs], [value for _, value in pairs], weight)
 
     return AveragedModel(module, multi_avg_fn=average, use_buffers=False)
@@ -126,11 +130,7 @@ def gradient_norm(loss: Tensor, at: Tensor) -> Tensor:
 
 def build_discriminator(name: str, settings: dict[str, object]) -> Discriminator:
     """A registered discriminator with the given settings."""
-    from cyclevar.core.settings import validate
-
-    entry = get_manager().registry.get("discriminator", name)
-    config_class = entry.load_config()
-    discriminator = entry.load()(*([validate(config_class, settings)] if config_class else []))
+    discriminator = get_manager().build("discriminator", name, settings)
     assert isinstance(discriminator, Discriminator)
     return discriminator
 

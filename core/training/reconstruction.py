@@ -12,7 +12,6 @@ from cyclevar.core.config import LossConfig, PerceptualLossConfig
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.interfaces import PictureLoss
 from cyclevar.core.manager import get_manager
-from cyclevar.core.settings import validate
 from cyclevar.core.training.losses import absolute_difference, colour_difference
 
 
@@ -97,9 +96,7 @@ class Reconstructions(NamedTuple):
 
 def build_loss(name: str, settings: Mapping[str, Any]) -> PictureLoss:
     """A registered loss. Raises `UnknownNameError`, `ConfigError` for its settings, and what its factory raises."""
-    entry = get_manager().registry.get("loss", name)
-    config_class = entry.load_config()
-    loss = entry.load()(*([validate(config_class, settings)] if config_class else []))
+    loss = get_manager().build("loss", name, settings)
     assert isinstance(loss, PictureLoss)
     return loss
 
