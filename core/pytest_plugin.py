@@ -56,8 +56,9 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     """The contract's modules under their own import names."""
     if module_path.parent != FOLDER:
         return None
-    module: pytest.Module = pytest.Module.from_parent(parent, path=module_path)
-    module.obj = importlib.import_module(f"{CONTRACT}.{module_path.stem}")
+    name = f"{CONTRACT}.{module_path.stem}"
+    module: pytest.Module = pytest.Module.from_parent(parent, path=module_path, nodeid=f"{name.replace('.', '/')}.py")
+    module.obj = importlib.import_module(name)
     return module
 
 

@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cyclevar.core.contract.choice import FOLDER, contract_files
+from cyclevar.core.contract.choice import contract_files
 from cyclevar.core.errors import ConfigError, CyclevarError, PluginError, nearest
 from cyclevar.core.hookspecs import PROJECT
 from cyclevar.core.manager import Plugin, get_manager, required_versions
@@ -177,8 +177,7 @@ def _contract(plugin: Plugin) -> Iterator[Finding]:
         report, empty = Path(folder) / "report.xml", Path(folder) / "pytest.ini"
         empty.write_text("[pytest]\n")
         command = [sys.executable, "-m", "pytest", *map(str, contract_files(plugin.name)), "-c", str(empty)]
-        command += [f"--cyclevar-contract={plugin.name}", f"--junit-xml={report}", f"--rootdir={FOLDER}"]
-        command += ["-q", "--tb=line", "-p", "no:cacheprovider"]
+        command += [f"--cyclevar-contract={plugin.name}", f"--junit-xml={report}", "-q", "-p", "no:cacheprovider"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=_environment())
         cases = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
         if not cases:
@@ -189,7 +188,7 @@ def _contract(plugin: Plugin) -> Iterator[Finding]:
             return
     for file in dict.fromkeys(str(case.get("classname")) for case in cases):
         own = [case for case in cases if case.get("classname") == file]
-        yield _judged(plugin, file.removeprefix("test_"), own)
+        yield _judged(plugin, file.rpartition(".test_")[2], own)
 
 
 def _environment() -> dict[str, str]:
