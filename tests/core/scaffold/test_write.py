@@ -133,10 +133,10 @@ def test_of_every_kind_one_passes_its_tests_and_the_contract(
     assert "failed" not in done.stdout
 
 
-def installed(folder: Path, site: Path) -> dict[str, str]:
-    """The environment in which a package is installed, by pip."""
+def installed(site: Path, *folders: Path) -> dict[str, str]:
+    """The environment in which packages are installed, by pip."""
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site)]
-    subprocess.run([*pip, str(folder)], check=True)
+    subprocess.run([*pip, *map(str, folders)], check=True)
     return {**os.environ, "PYTHONPATH": str(site)}
 
 
@@ -146,22 +146,24 @@ def run(folder: Path, environment: Mapping[str, str], *module: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_installed_for_real_it_is_typed_and_checked(tmp_path: Path, kind: str) -> None:
-    folder, site = new_plugin("new", kind, tmp_path), tmp_path / "site"
+def test_installed_for_real_they_are_typed_and_checked(tmp_path: Path) -> None:
+    folders = [new_plugin(f"new-{kind}"[:LONGEST], kind, tmp_path) for kind in KINDS]
+    environment = installed(tmp_path / "site", *folders)
     linked = tmp_path / "typing"
     linked.mkdir()
     (linked / "cyclevar").symlink_to(ROOT)
-    environment = installed(folder, site) | {"MYPYPATH": os.pathsep.join((str(linked), str(site)))}
-    run(folder, environment, "mypy", "--strict", "--follow-imports=silent", "-p", "cyclevar_new")
-    run(folder, environment, "cyclevar.cli.main", "plugin", "check", str(folder))
+    environment["MYPYPATH"] = os.pathsep.join((str(linked), str(tmp_path / "site")))
+    packages = [option for folder in folders for option in ("-p", folder.name.replace("-", "_"))]
+    run(folders[0], environment, "mypy", "--strict", "--follow-imports=silent", *packages)
+    for folder in folders:
+        run(folder, environment, "cyclevar.cli.main", "plugin", "check", str(folder))
 
 
 @pytest.mark.slow
 def test_from_new_to_a_training_in_under_five_minutes(tmp_path: Path) -> None:
     begun = time.perf_counter()
     folder = new_plugin("new", "loss", tmp_path)
-    environment = installed(folder, tmp_path / "site")
+    environment = installed(tmp_path / "site", folder)
     run(folder, environment, "pytest", "-q")
     run(folder, environment, "cyclevar.cli.main", "plugin", "check", str(folder))
     settings = ["loss.cycle_terms={l1: 1, new: 1}", "warmup.steps=5", "discriminator.pretrain_steps=10"]
