@@ -56,6 +56,13 @@ def separate(names: list[str] | None) -> list[str]:
     return [name.strip() for one in names or () for name in one.split(",")]
 
 
+def leads() -> bool:
+    """Whether this process speaks for all that train together."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
 def print_settings(prepared: Prepared[Any]) -> None:
     """Print complete settings as YAML, below a comment that names the run folder."""
     import yaml

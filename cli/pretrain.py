@@ -22,6 +22,7 @@ from cyclevar.cli._training import (
     SetOption,
     SizeOption,
     StepsOption,
+    leads,
     print_settings,
     separate,
 )
@@ -94,6 +95,8 @@ def command(
     with display() as shown:
         allowed = separate(allow_change)
         pretrain(run.config, run.out, resume=run.resume, display=shown, device=device, allowed=allowed)
+    if not leads():
+        return
     typer.echo(f"{run.out} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
     family = "" if run.config.backbone == PretrainConfig().backbone else f" --backbone {run.config.backbone}"
     more = f"{family} --weights {run.out}{_pictures(run.config.data)}"

@@ -22,6 +22,7 @@ from cyclevar.cli._training import (
     SetOption,
     SizeOption,
     StepsOption,
+    leads,
     print_settings,
     separate,
 )
@@ -114,6 +115,8 @@ def command(
     with display() as shown:
         allowed = separate(allow_change)
         train(run.config, run.out, resume=run.resume, display=shown, device=device, allowed=allowed)
+    if not leads():
+        return
     typer.echo(f"{run.out} holds the translator, its metrics.jsonl and samples/. Next:")
     typer.echo(f"  cyclevar translate PICTURES OUT --model {run.out}")
     typer.echo(f"  cyclevar evaluate --model {run.out}")

@@ -9,10 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclevar.core.errors import UnknownNameError
+from cyclevar.core.rows import draw
 
 
 def _per_picture(images: Tensor, low: float, high: float) -> Tensor:
-    return torch.empty(images.shape[0], 1, 1, 1, device=images.device, dtype=images.dtype).uniform_(low, high)
+    def numbers(count: int) -> Tensor:
+        return torch.empty(count, 1, 1, 1, device=images.device, dtype=images.dtype).uniform_(low, high)
+
+    return draw(images.shape[0], numbers)
+
+
+def _place_per_picture(images: Tensor, low: int, high: int) -> Tensor:
+    """Whole numbers from ``low`` to below ``high``: int64 [B,1,1]."""
+    return draw(images.shape[0], lambda count: torch.randint(low, high, (count, 1, 1), device=images.device))
 
 
 def color(images: Tensor) -> Tensor:
@@ -29,8 +38,8 @@ def translation(images: Tensor, ratio: float = 0.125) -> Tensor:
     batch, _, height, width = images.shape
     device = images.device
     limit_y, limit_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
-    dy = torch.randint(-limit_y, limit_y + 1, (batch, 1, 1), device=device)
-    dx = torch.randint(-limit_x, limit_x + 1, (batch, 1, 1), device=device)
+    dy = _place_per_picture(images, -limit_y, limit_y + 1)
+    dx = _place_per_picture(images, -limit_x, limit_x + 1)
     rows = (torch.arange(height, device=device)[None, :, None] + dy + 1).clamp(0, height + 1)
     columns = (torch.arange(width, device=device)[None, None, :] + dx + 1).clamp(0, width + 1)
     padded = F.pad(images, (1, 1, 1, 1))
@@ -40,11 +49,11 @@ def translation(images: Tensor, ratio: float = 0.125) -> Tensor:
 
 def cutout(images: Tensor, ratio: float = 0.5) -> Tensor:
     """Zero a square of ``ratio`` of the side around a random point; less of it where it reaches over the border."""
-    batch, _, height, width = images.shape
+    height, width = images.shape[2:]
     device = images.device
     cut_y, cut_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
-    top = torch.randint(0, height + 1 - cut_y % 2, (batch, 1, 1), device=device) - cut_y // 2
-    left = torch.randint(0, width + 1 - cut_x % 2, (batch, 1, 1), device=device) - cut_x // 2
+    top = _place_per_picture(images, 0, height + 1 - cut_y % 2) - cut_y // 2
+    left = _place_per_picture(images, 0, width + 1 - cut_x % 2) - cut_x // 2
     rows = torch.arange(height, device=device)[None, :, None] - top
     columns = torch.arange(width, device=device)[None, None, :] - left
     inside = (rows >= 0) & (rows < cut_y) & (columns >= 0) & (columns < cut_x)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces import Generators
+from cyclevar.core.rows import draw as draw_rows
 
 
 def require_positive(temperature: float) -> None:
@@ -52,7 +53,12 @@ def gumbel_noise(logits: Tensor, generator: Generators = None) -> Tensor:
     """
     if generator is None or isinstance(generator, torch.Generator):
         device = logits.device if generator is None else generator.device
-        waits = torch.empty(logits.shape, dtype=logits.dtype, device=device).exponential_(generator=generator)
+
+        def numbers(count: int) -> Tensor:
+            empty = torch.empty(count, *logits.shape[1:], dtype=logits.dtype, device=device)
+            return empty.exponential_(generator=generator)
+
+        waits = draw_rows(len(logits), numbers)
     else:
         rows = [torch.empty(logits.shape[1:], dtype=logits.dtype, device=one.device) for one in generator]
         waits = torch.stack([row.exponential_(generator=one) for row, one in zip(rows, generator, strict=True)])

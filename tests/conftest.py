@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import tomllib
 import zlib
@@ -140,6 +141,14 @@ def fill_with_hostile_pictures(folder: Path) -> dict[str, str]:
         "pipe.png": "not a file",
     }
     return dict.fromkeys(readable, "") | bad
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 @pytest.fixture

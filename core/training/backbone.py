@@ -15,6 +15,7 @@ from cyclevar.core.generation import generate
 from cyclevar.core.interfaces import Backbone
 from cyclevar.core.model import Model
 from cyclevar.core.pyramid import teacher_inputs, tokenize
+from cyclevar.core.rows import draw, shared
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.training.common import (
     Stream,
@@ -27,6 +28,7 @@ from cyclevar.core.training.common import (
 )
 from cyclevar.core.training.loop import Task
 from cyclevar.core.training.runs import Parts
+from cyclevar.core.training.team import Team
 
 
 class BackboneTask(Task):
@@ -43,7 +45,7 @@ class BackboneTask(Task):
         accelerator: Accelerator,
     ) -> None:
         self.model, self.config, self.domains, self.accelerator = model, config, domains, accelerator
-        self.seed = seed
+        self.seed, self.team = seed, Team(accelerator)
         self.validation = [images.to(accelerator.device) for images in validation]
         self.pictures_per_step = config.batch_size * config.accumulate
         model.to(accelerator.device)
@@ -77,7 +79,8 @@ class BackboneTask(Task):
                 found.append(loss.detach())
                 yield loss / config.accumulate
 
-        norm = descend(self.accelerator, losses(), self.optimizer, config.optimizer.clip)
+        with shared(self.team.blocks(len(a) // config.accumulate)):
+            norm = descend(self.accelerator, losses(), self.optimizer, config.optimizer.clip)
         self.ema.update_parameters(backbone)
         return {"loss": float(torch.stack(found).mean()), "gradient_norm": float(norm), "learning_rate": rate}
 
@@ -98,7 +101,8 @@ class BackboneTask(Task):
             inputs = teacher_inputs(tokenizer, pyramid.maps, schedule)
         condition = backbone.condition(targets)
         if dropout:
-            condition = condition.dropped(torch.rand(len(images), device=images.device) < dropout)
+            chances = draw(len(images), lambda count: torch.rand(count, device=images.device))
+            condition = condition.dropped(chances < dropout)
         with self.accelerator.autocast():
             logits = backbone(inputs, condition, schedule)
         codes = torch.cat([part.flatten(1, 2) for part in pyramid.codes], dim=1)

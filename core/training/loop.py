@@ -33,6 +33,7 @@ from cyclevar.core.training.divergence import (
     steps_left_out,
 )
 from cyclevar.core.training.runs import Parts, RunFolder, random_state
+from cyclevar.core.training.team import ALONE, Team
 from cyclevar.core.training.trackers import Tracker
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class Task(ABC):
     """One kind of training. It owns its models, optimizers and data; the loop owns the run folder and the clock."""
 
     pictures_per_step: int
+    """Of both domains and all processes."""
+    team: Team = ALONE
     session: Session | None = None
     """What plugins add to this training."""
 
@@ -138,31 +141,36 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
         CheckpointError: a state cannot be read or saved; what was saved before is untouched.
         PluginError: a callback failed; the state was saved.
     """
-    step = folder.restore(task.parts())
+    team = task.team
+    task_parts = task.parts()
+    team.align(task_parts)
+    step = team.in_turn(lambda: folder.restore(task.parts()))
     folder.rewind_log(step)
     if step:
         display.note(f"resumed after {step} of {config.steps} steps")
     meter, warned, report, spikes = _Meter(task), set[str](), _Report(folder), Spikes(config.spike)
     left_out = steps_left_out(folder)
-    if config.on_divergence == "restore" and not folder.saved():
+    if config.on_divergence == "restore" and team.answer(not folder.saved()):
         folder.save(0, task.parts(), keep=config.keep)
     tracker = tracker or Tracker()
     tracker.start(step)
     with _signals() as caught, contextlib.ExitStack() as at_the_end:
         at_the_end.callback(tracker.finish)
-        at_the_end.callback(report.write)
+        if folder.writes:
+            at_the_end.callback(report.write)
+        at_the_end.enter_context(team.watching(folder.path))
 
         def tell(values: Mapping[str, Any]) -> None:
             folder.log(values)
             tracker.log(values)
 
         def validate() -> None:
-            found = task.validate(step)
+            found, _ = team.agree(task.validate(step))
             demand_finite(found)
             tell({"step": step} | {f"validation/{name}": value for name, value in found.items()})
             display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
             score, best = task.score(found), folder.best()
-            if score is not None and (best is None or score < best.score):
+            if team.answer(score is not None and (best is None or score < best.score)) and score is not None:
                 folder.save_best(step, score, task.averaged())
                 display.note(f"step {step}: the best so far")
             for remark in task.remarks(step, found):
@@ -191,9 +199,12 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
             random, number = random_state(), step
             act: Callable[[], object] = functools.partial(task.update, number)
             try:
+                made: Mapping[str, float] = {}
                 if number + 1 not in left_out:
                     with meter.running():
-                        figures = task.update(number)
+                        made = task.update(number)
+                figures, signalled = team.agree(made, caught[0] if caught else 0)
+                if made:
                     demand_finite(figures)
                     meter.add(figures)
                     for remark in spikes.look(number + 1, figures):
@@ -201,7 +212,7 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
                 step += 1
                 if step not in left_out:
                     call_back("on_update", figures)
-                stop, last = bool(caught), step == config.steps
+                stop, last = bool(signalled), step == config.steps
                 if step % config.log_every == 0 or last or stop:
                     values = {"step": step, **meter.read()}
                     tell(values)
@@ -210,19 +221,23 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
                     act = functools.partial(task.validate, step)
                     validate()
                 if (step % config.sample_every == 0 or last) and not stop:
-                    write_grid(folder.samples / f"step-{step:08d}.png", task.sample(step))
+                    rows = task.sample(step)
+                    if folder.writes:
+                        write_grid(folder.samples / f"step-{step:08d}.png", rows)
                 if step % config.save_every == 0 or last or stop:
                     save()
             except NonFiniteError as error:
-                module = first_module(task, random, act)
+                module = first_module(task, random, act) if team.alone else None  # the others would wait for it
                 may_go_on = config.on_divergence == "restore" and len(left_out) < config.most_restores
-                kept = keep_failure(
-                    folder, number + 1, str(error), module, task.pictures(number), random, left_out=may_go_on
-                )
+                kept = folder.failures
+                if folder.writes:
+                    kept = keep_failure(
+                        folder, number + 1, str(error), module, task.pictures(number), random, left_out=may_go_on
+                    )
                 if not may_go_on:
                     raise _diverged(number + 1, str(error), module, kept, folder, config) from error
                 left_out.add(number + 1)
-                step = folder.restore(task.parts())
+                step = team.in_turn(lambda: folder.restore(task.parts()))
                 folder.rewind_log(step)
                 meter.start()
                 where = f" in {module}" if module else ""
@@ -231,10 +246,11 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
                     f"{len(left_out)} of at most {config.most_restores} left out"
                 )
                 continue
-            if (step % config.validate_every == 0 or step % config.save_every == 0) and not (last or stop):
+            looked = step % config.validate_every == 0 or step % config.save_every == 0
+            if folder.writes and looked and not (last or stop):
                 report.refresh()
             if stop:
-                raise StoppedError(caught[0], step, config.steps, folder.path)
+                raise StoppedError(signalled, step, config.steps, folder.path)
         task.tell("end")
 
 

@@ -46,11 +46,15 @@ class Best(NamedTuple):
 
 
 class RunFolder(RunFiles):
-    """Reads and writes one run folder. `check` it first, `begin` when everything else is ready."""
+    """Reads and writes one run folder. `check` it first, `begin` when everything else is ready.
+
+    Where several processes train together, one of them ``writes``, and for the others nothing is written.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.manifest = Manifest(self.checkpoints)
+        self.writes = True
 
     def check(
         self,
@@ -111,6 +115,8 @@ class RunFolder(RunFiles):
 
         Notes when, on what machine and with what ``changes``. What a process that was killed left half written goes.
         """
+        if not self.writes:
+            return
         save_text(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         save_text(self.facts, yaml.safe_dump(dict(facts), sort_keys=False))
         self.samples.mkdir(exist_ok=True)
@@ -124,18 +130,21 @@ class RunFolder(RunFiles):
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to the metrics."""
-        _append(self.metrics, values)
+        if self.writes:
+            _append(self.metrics, values)
 
     def rewind_log(self, step: int) -> None:
         """Drop the metrics of steps after ``step``, which a resumed run makes anew."""
-        if self.metrics.exists():
+        if self.writes and self.metrics.exists():
             lines, _ = read_lines(self.metrics)
             save_text(self.metrics, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
 
     def save(self, step: int, parts: Parts, *, keep: int) -> None:
         """Write the training state after ``step`` updates and note it; all but the newest ``keep`` states go."""
-        path = self.checkpoints / f"step-{step:08d}.safetensors"
-        save_tensors(path, pack_state(parts), {"step": step})
+        path, tensors = self.checkpoints / f"step-{step:08d}.safetensors", pack_state(parts)
+        if not self.writes:
+            return
+        save_tensors(path, tensors, {"step": step})
         for old in self.saved()[:-keep]:
             old.unlink()
         self.manifest.add(path)
@@ -174,7 +183,10 @@ class RunFolder(RunFiles):
 
     def save_best(self, step: int, score: float, parts: Parts) -> None:
         """Write ``parts`` beside the checkpoints, in place of what was best before."""
-        save_tensors(self.best_state, pack_state(parts), {"step": step, "score": score})
+        tensors = pack_state(parts)
+        if not self.writes:
+            return
+        save_tensors(self.best_state, tensors, {"step": step, "score": score})
         self.manifest.add(self.best_state)
 
     def best(self) -> Best | None:

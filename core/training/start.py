@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,9 @@ from cyclevar.core.training.lora import require_peft
 from cyclevar.core.training.objective import Targets
 from cyclevar.core.training.reconstruction import build_reconstructions
 from cyclevar.core.training.runs import RunFolder
+from cyclevar.core.training.team import ALONE, Team
 from cyclevar.core.training.tokenizer import TokenizerTask
-from cyclevar.core.training.trackers import open_tracker
+from cyclevar.core.training.trackers import Tracker, open_tracker
 from cyclevar.core.training.trainer import TranslatorTask
 from cyclevar.core.translator import Translator
 
@@ -67,16 +69,22 @@ def pretrain(
     folder.check(config, resume=resume, free=free, allowed=allowed)
     tracker = open_tracker(config.tracker, folder, config)
     accelerator = make_accelerator(device, config.precision)
+    team = Team(accelerator)
+    display, tracker = _leading(team, folder, display, tracker)
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
     model = _pretraining_model(config)
     size = _picture_size(model, config.data)
     validation = _validation(dataset, size)
-    batches = _batches(dataset, config.data, size, settings.batch_size // 2 * settings.accumulate, config.seed)
+    batches = _batches(dataset, config.data, size, settings.batch_size // 2, settings.accumulate, config.seed, team)
     facts = {"data": f"{dataset.name} {dataset.fingerprint()}"}
     task: Task
     part: nn.Module
     if config.stage == "tokenizer":
+        if not team.alone:
+            raise ConfigError(
+                f"{team.size} processes were started to train a tokenizer", expected="one: it is not shared out"
+            )
         finish_size = config.tokenizer.finish_perceptual_size
         perceptual = perceptual_distance(), perceptual_distance(input_size=finish_size, levels=6)
         facts["perceptual_distance"] = _identify(perceptual[0])
@@ -100,13 +108,15 @@ def pretrain(
         _learn_domains(model, dataset.domains, display)
         task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, config.seed, accelerator)
     changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
+    team.demand_same({**facts, "run folder": str(out)})
     folder.begin(config, facts, describe_machine(accelerator.device), changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
-    with _bad_pictures(dataset, folder, display):
+    with _bad_pictures(dataset, folder, display, team):
         run(task, folder, settings.loop, display, tracker)
     part.load_state_dict(task.ema.module.state_dict())
     path = out / WEIGHTS
-    model.save(path)
+    if team.leads:
+        model.save(path)
     return path
 
 
@@ -133,6 +143,8 @@ def train(
     if config.lora.rank:
         require_peft()
     accelerator = make_accelerator(device, config.precision)
+    team = Team(accelerator)
+    display, tracker = _leading(team, folder, display, tracker)
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
     model = start_model(config)
@@ -152,7 +164,7 @@ def train(
         facts["tokenizer"] = digest(model.tokenizer)
     if config.lora.rank:
         facts["backbone"] = digest(model.translates)  # checkpoints hold the adapters alone
-    batches = _batches(dataset, config.data, size, config.batch_size * config.accumulate, config.seed)
+    batches = _batches(dataset, config.data, size, config.batch_size, config.accumulate, config.seed, team)
     task = TranslatorTask(
         model,
         config,
@@ -168,10 +180,13 @@ def train(
     if frozen := task.frozen_judge():
         facts["discriminator"] = frozen  # checkpoints hold its heads alone
     changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
+    team.demand_same({**facts, "run folder": str(out)})
     folder.begin(config, facts, describe_machine(accelerator.device), changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
-    with _bad_pictures(dataset, folder, display):
+    with _bad_pictures(dataset, folder, display, team):
         run(task, folder, config.loop, display, tracker)
+    if not team.leads:
+        return out
 
     def save(model: PictureModel, where: Path) -> None:
         Translator(model, domains=dataset.domains, targets=targets, config=config.translation).save(where)
@@ -183,6 +198,22 @@ def train(
         save(task.finished(), out / BEST)
         display.note(f"best in validation was step {best.step}: {out / BEST} (--checkpoint best)")
     return out
+
+
+class _Silent:
+    """The display of all processes but the leading one."""
+
+    def show(self, step: int, steps: int, values: Mapping[str, Any]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def _leading(team: Team, folder: RunFolder, display: Display, tracker: Tracker) -> tuple[Display, Tracker]:
+    """What shows and tracks in this process: nothing, nor is anything written, unless it leads."""
+    folder.writes = team.leads
+    return (display, tracker) if team.leads else (_Silent(), Tracker())
 
 
 def start_model(config: TrainConfig) -> PictureModel:
@@ -283,15 +314,19 @@ def _open(data: DataConfig) -> UnpairedDataset:
     return open_dataset(data.source, other=data.other, skin_tones=data.skin_tones)
 
 
-def _batches(dataset: UnpairedDataset, data: DataConfig, size: int, batch_size: int, seed: int) -> UnpairedBatches:
+def _batches(
+    dataset: UnpairedDataset, data: DataConfig, size: int, batch_size: int, accumulate: int, seed: int, team: Team
+) -> UnpairedBatches:
+    team.demand_shares(batch_size)
     return UnpairedBatches(
         dataset.train,
-        batch_size,
+        batch_size * accumulate,
         size,
         load_size=data.load_size,
         flip=data.flip,
         seed=seed,
         most_bad=data.most_bad,
+        share=(team.number, team.size),
     )
 
 
@@ -314,10 +349,12 @@ def _picture_size(model: PictureModel, data: DataConfig) -> int:
 
 
 @contextlib.contextmanager
-def _bad_pictures(dataset: UnpairedDataset, folder: RunFolder, display: Display) -> Iterator[None]:
+def _bad_pictures(dataset: UnpairedDataset, folder: RunFolder, display: Display, team: Team) -> Iterator[None]:
     """At the end, however it comes, say which pictures could not be read; the run folder keeps the whole list."""
+    others = ALONE
     try:
         yield
+        others = team  # after an error they may be gone
     finally:
         bad = {
             f"{domain}/{name}": reason
@@ -325,7 +362,8 @@ def _bad_pictures(dataset: UnpairedDataset, folder: RunFolder, display: Display)
             for domain, pictures in zip(dataset.domains, part, strict=False)
             for name, reason in pictures.bad.items()
         }
-        if bad:
+        bad = others.collect(bad)
+        if bad and team.leads:
             with contextlib.suppress(CheckpointError):  # a full disk has been told already
                 save_text(folder.bad_pictures, "".join(f"{name}\t{bad[name]}\n" for name in sorted(bad)))
             shown = ", ".join(sorted(bad)[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")

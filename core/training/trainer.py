@@ -9,6 +9,7 @@ The stages follow one step counter, so that a run resumes wherever it stopped::
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import operator
@@ -31,6 +32,7 @@ from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.manager import get_manager
 from cyclevar.core.model import Model
 from cyclevar.core.picture_model import PictureModel
+from cyclevar.core.rows import shared
 from cyclevar.core.session import open_session
 from cyclevar.core.training import objective
 from cyclevar.core.training.common import (
@@ -49,6 +51,7 @@ from cyclevar.core.training.lora import Adapters, share_frozen, trained
 from cyclevar.core.training.losses import accuracy, auc, discriminator_loss, r1_penalty, scores
 from cyclevar.core.training.reconstruction import Reconstructions
 from cyclevar.core.training.runs import Parts
+from cyclevar.core.training.team import Team
 from cyclevar.core.translation import Prediction
 
 REFERENCE = 600
@@ -112,6 +115,7 @@ class TranslatorTask(Task):
         self.validation = [images.to(device) for images in validation]
         self.reference, self.net, self.note = reference, net.to(device), note
         self.reconstructions = Reconstructions(*(one.to(device) for one in reconstructions))
+        self.team = Team(accelerator)
         self.pictures_per_step = 2 * config.batch_size * config.accumulate
         learner, self.adapters = model.translates, None
         if isinstance(model, Model):
@@ -220,16 +224,20 @@ class TranslatorTask(Task):
         assert isinstance(model, Model)
         chunks = objective.read_pictures(model, a, b, self.config.pictures_at_once)
         power = [len(one.a) * model.tokenizer.as_latent(one.context[-1]).square().mean() for one in chunks]
-        shares = torch.stack(power) / torch.stack(power).sum()  # the loss is relative to the power of the whole batch
+        whole = self.team.mean(torch.stack(power).sum())  # the loss is relative to the power of the whole batch
+        shares = torch.stack(power) / whole
         found: list[Tensor] = []
 
         def losses() -> Iterator[Tensor]:
             for pictures, share in zip(chunks, shares, strict=True):
                 context = pictures.context
-                with self.accelerator.autocast():
-                    loss = objective.warmup_loss(model, context, self.targets, self.config.translation, self.session)
-                found.append((share * loss).detach())
-                yield share * loss
+                with self._shared(pictures):
+                    with self.accelerator.autocast():
+                        loss = objective.warmup_loss(
+                            model, context, self.targets, self.config.translation, self.session
+                        )
+                    found.append((share * loss).detach())
+                    yield share * loss
 
         norm = self._descend(losses())
         self.ema.update_parameters(model.translates)
@@ -242,11 +250,18 @@ class TranslatorTask(Task):
     def _pretrain_discriminators(self, pretrained: int, a: Tensor, b: Tensor) -> dict[str, float]:
         with torch.no_grad():
             chunks = objective.read_pictures(self.model, a, b, self.config.pictures_at_once)
-            fakes = [self._generate(pictures, ()).fakes for pictures in chunks]
+            fakes = []
+            for pictures in chunks:
+                with self._shared(pictures):
+                    fakes.append(self._generate(pictures, ()).fakes)
         values = self._update_discriminators(chunks, fakes, pretrained)
         if (pretrained + 1) % 20 == 0:
             values["auc"] = self._held_out_auc()
         return values
+
+    def _shared(self, pictures: objective.Pictures) -> contextlib.AbstractContextManager[None]:
+        """Random numbers for these pictures on their way through the generator, and on the way back of a gradient."""
+        return shared(self.team.blocks(len(pictures.a)))
 
     def _generate(self, pictures: objective.Pictures, due: Collection[str]) -> objective.Step:
         judges = [judge for judge in self.discriminators if isinstance(judge, Discriminator)]
@@ -298,7 +313,8 @@ class TranslatorTask(Task):
         def losses() -> Iterator[Tensor]:
             for pictures in chunks:
                 share = len(pictures.a) / count
-                made = self._generate(pictures, due)
+                with self._shared(pictures):
+                    made = self._generate(pictures, due)
                 found = {f"loss/{name}": float(value.detach()) for name, value in made.losses.items()}
                 if diagnosed:
                     found |= self._diagnose(made)
@@ -309,9 +325,13 @@ class TranslatorTask(Task):
                 if made.losses:
                     loss = share * objective.total(made.losses, self.weights)
                     del made  # what the backward pass does not need is gone before it begins
-                    yield loss
+                    with self._shared(pictures):  # blocks that are computed again draw again
+                        yield loss
 
         norm = self._descend(losses())
+        for name in figures:
+            if name.startswith("gradient/"):
+                figures[name] = self.team.root_mean_square(figures[name])
         return figures | {"gradient_norm": norm}, fakes
 
     def _watch(self, step: int, values: Mapping[str, float]) -> None:
@@ -363,17 +383,22 @@ class TranslatorTask(Task):
         for domain, judge in enumerate(self.discriminators):
             real = self._pooled(2 * domain, torch.cat([pair[domain] for pair in reals]), settings.drawn)
             fake = self._pooled(2 * domain + 1, torch.cat([pair[domain] for pair in fakes]), settings.drawn)
-            with self.accelerator.autocast():
+            share = self.team.weight(len(real))  # of what all processes hold each judges its part
+            both = shared(self.team.parts([len(real), len(fake)]))
+            alone = shared(self.team.parts([len(real)]))
+            real, fake = (images[self.team.part(len(images))] for images in (real, fake))
+            with both, self.accelerator.autocast():
                 heads = [head.split([len(real), len(fake)]) for head in judge(torch.cat([real, fake]))]
             on_real, on_fake = [pair[0] for pair in heads], [pair[1] for pair in heads]
-            loss = loss + discriminator_loss(on_real, on_fake, settings.loss)
+            loss = loss + share * discriminator_loss(on_real, on_fake, settings.loss)
             if settings.r1 and update % settings.r1_every == 0:
-                penalty = self._r1(judge, real)
+                with alone:
+                    penalty = share * self._r1(judge, real)
                 loss = loss + settings.r1 * settings.r1_every * penalty
                 values[f"discriminator/r1_{'ab'[domain]}"] = float(penalty.detach())
             score = scores(on_real).detach(), scores(on_fake).detach()
-            values[f"discriminator/gap_{'ab'[domain]}"] = float(score[0].mean() - score[1].mean())
-            values[f"discriminator/accuracy_{'ab'[domain]}"] = float(accuracy(*score, settings.loss))
+            values[f"discriminator/gap_{'ab'[domain]}"] = share * float(score[0].mean() - score[1].mean())
+            values[f"discriminator/accuracy_{'ab'[domain]}"] = share * float(accuracy(*score, settings.loss))
         descend(self.accelerator, loss, self.discriminator_optimizer, settings.optimizer.clip)
         return values | {"loss/discriminator": float(loss.detach()) / 2}
 
@@ -386,7 +411,7 @@ class TranslatorTask(Task):
     def _pooled(self, index: int, images: Tensor, drawn: int) -> Tensor:
         pool = self.pools[index]
         assert isinstance(pool, ImagePool)
-        return pool.exchange(images, drawn)
+        return pool.exchange(self.team.gather(images), drawn)
 
     @torch.no_grad()
     def _held_out_auc(self) -> float:
@@ -396,7 +421,7 @@ class TranslatorTask(Task):
         for domain, judge in enumerate(self.discriminators):
             fakes = self._translate(self.model.translates, self.validation[1 - domain][:32], self.targets[domain])
             found.append(auc(scores(judge(reals[domain][:32])), scores(judge(fakes))))
-        return float(torch.stack(found).mean())
+        return float(self.team.mean(torch.stack(found).mean()))  # so that the stage ends in all processes at once
 
     def _translate(self, learner: nn.Module, images: Tensor, target: int | str) -> Tensor:
         model = self.model.replaced(learner).eval()

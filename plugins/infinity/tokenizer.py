@@ -14,6 +14,7 @@ from cyclevar.core.autoencoder import Decoder, Encoder
 from cyclevar.core.config import Size
 from cyclevar.core.interfaces import ScaleState, Tokenizer
 from cyclevar.core.pyramid import compose, resize
+from cyclevar.core.rows import draw
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.infinity.config import InfinityTokenizerConfig
 from cyclevar.quantizers.bitwise import BitwiseQuantizer
@@ -84,7 +85,8 @@ class InfinityTokenizer(Tokenizer):
             return codes
         share = random.randint(0, round(100 * self.config.flip_strength)) / 100
         generator = torch.Generator().manual_seed(random.getrandbits(63))
-        return codes ^ (torch.rand(codes.shape, generator=generator) < share).to(codes.device)
+        chances = draw(len(codes), lambda count: torch.rand(count, *codes.shape[1:], generator=generator))
+        return codes ^ (chances < share).to(codes.device)
 
     def _cells(self, size: Size) -> Size:
         """The size of a map in cells of the latent."""

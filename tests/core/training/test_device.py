@@ -58,13 +58,12 @@ def test_a_gpu_computes_in_bf16_if_it_can() -> None:
     assert product(accelerator) == (torch.bfloat16 if half else torch.float32)
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = device.Accelerator
-
-    class Many:
-        def __init__(self, **settings: Any) -> None:
-            self.device, self.num_processes = real(**settings).device, 2
-
-    monkeypatch.setattr(device, "Accelerator", Many)
-    with pytest.raises(ConfigError, match="2 processes were launched; expected one"):
-        make_accelerator("cpu")
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "choose_device", lambda name: torch.device(name))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were started on a machine with 1 GPUs"):
+        make_accelerator("cuda")
+    with pytest.raises(ConfigError, match="4 processes would share cuda:0; expected --device cuda or none"):
+        make_accelerator("cuda:0")
