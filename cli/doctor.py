@@ -18,9 +18,10 @@ STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 def command(as_json: AsJson = False) -> None:
-    """Examine device, torch, attention kernels, memory, disk, weights, plugins and data loading.
+    """Examine this machine and this installation.
 
-    The exit code is 1 if there is a problem with which cyclevar cannot be used.
+    Device, torch, attention kernels, memory, disk, weights, plugins, data loading: what was found, and what to do. The
+    exit code is 1 if there is a problem with which cyclevar cannot be used.
     """
     from cyclevar.core.doctor import examine
 

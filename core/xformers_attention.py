@@ -221,7 +221,8 @@ def form_problem(form: Form, gradient: bool, device: torch.device, dtype: torch.
 
 
 def _torch_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value))).transpose(1, 2)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 @cache
