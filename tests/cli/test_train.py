@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -83,6 +84,7 @@ def test_every_option_has_its_setting(run: Run, tmp_path: Path) -> None:
         "--tokenizer-weights": "t",
         "--backbone-weights": "u",
         "--steps": 9,
+        "--keep": 4,
         "--batch-size": 3,
         "--discriminator": "patchgan",
         "--seed": 5,
@@ -95,7 +97,7 @@ def test_every_option_has_its_setting(run: Run, tmp_path: Path) -> None:
     config = settings_of(out)
     assert (config.preset, config.data.source, config.data.other, config.data.size) == ("d16", "a", "b", 256)
     assert (config.weights, config.tokenizer_weights, config.backbone_weights) == ("w", "t", "u")
-    assert (config.loop.steps, config.batch_size, config.seed) == (9, 3, 5)
+    assert (config.loop.steps, config.loop.keep, config.batch_size, config.seed) == (9, 4, 3, 5)
     assert (config.discriminator.name, config.targets) == ("patchgan", (340, "horse"))
     assert (config.loss.gan, config.ema) == (2.0, 0.5)
 
@@ -161,15 +163,36 @@ def test_from_pictures_to_a_translator(run: Run, small_translator: Path, picture
     assert code == 2
     assert "already holds a run; go on with it by --resume auto" in err
 
+    given = ["--resume", "auto", "--set", "loss.gan=2", "--steps", 10, "--device", "cpu"]
+    code, _, err = run(*given, "--allow-change", "seed")
+    assert code == 2
+    assert "loss.gan was 1.0, is 2.0" in err
+    assert "or accept the change by --allow-change loss.gan." in err
+    code, _, err = run(*given, "--allow-change", "los")
+    assert code == 2
+    assert "no setting or fact named 'los'" in err
+    code, _, err = run(*given, "--allow-change", "seed,loss")
+    assert (code, err) == (0, "")
+    last = json.loads(Path(folder, "starts.jsonl").read_text().splitlines()[-1])
+    assert last["changed"] == {"loop.steps": [8, 10], "loss.gan": [1.0, 2.0]}
+
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_signal_saves_and_says_how_to_go_on(small_translator: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_preempted_job_that_is_submitted_again_goes_on(
+    small_translator: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """By the very same command; tests/faults shows that it ends as if it had never stopped."""
     (tmp_path / "quick.yaml").write_text(QUICK)
     options = ["--data", pictures, "--weights", small_translator, "--targets", "0", "1", "--config", "quick.yaml"]
-    program = [Path(sys.executable).with_name("cyclevar"), "train", *options, "--steps", "100000", "--device", "cpu"]
-    started = subprocess.Popen(
-        [*map(str, program)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    options += ["--steps", "40", "--set", "loop.validate_every=99", "--keep", "1", "--device", "cpu", "--out", "mine"]
+
+    def start() -> subprocess.Popen[str]:
+        command = [*map(str, (Path(sys.executable).with_name("cyclevar"), "train", *options, "--resume", "auto"))]
+        alone = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=tmp_path, text=True, env=alone, **pipes)
+
+    started = start()
     assert started.stdout is not None
     for line in started.stdout:
         if "images/s" in line:
@@ -180,9 +203,14 @@ def test_a_signal_saves_and_says_how_to_go_on(small_translator: Path, pictures: 
     assert err.startswith("cyclevar: error: stopped by SIGTERM after ")
     assert "; go on by --resume auto." in err
     assert err.count("\n") == 1
-    states = list((tmp_path / "runs/var-tiny-pictures-1/checkpoints").iterdir())
-    assert states
-    assert all(state.suffix == ".safetensors" for state in states)
+    [state] = (tmp_path / "mine/checkpoints").glob("step-*")
+    reached = int(state.stem.removeprefix("step-"))
+    assert reached < 40
+    again = start()
+    out, err = again.communicate(timeout=300)
+    assert (again.returncode, err) == (0, "")
+    assert f"resumed after {reached} of 40 steps" in out.splitlines()
+    assert (tmp_path / "mine/checkpoints/step-00000040.safetensors").is_file()
 
 
 VALUES = {"step": 3, "loss/gan": 0.51234, "images_per_second": 3.25, "data_wait": 0.02, "memory_gb": 1.234}
