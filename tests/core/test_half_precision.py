@@ -24,7 +24,7 @@ Mode = Literal["parallel", "serial"]
 def emoji() -> Tensor:
     test = open_dataset().test
     assert test is not None
-    return stack(test[0], 64, 2)
+    return stack(test[0], 64, 1)
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
