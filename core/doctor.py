@@ -63,6 +63,7 @@ def _devices() -> Iterator[Row]:
         if drivers:
             advice = "update the driver" if built else "install a torch that is built with CUDA"
         yield "GPU", "note" if drivers else "ok", "none: everything runs on the CPU", advice
+        return
     for number in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
