@@ -471,6 +471,8 @@ class TrainConfig(Settings):
     """Compute blocks of backbone, encoder and decoder again in the backward pass: less memory, more time, the same
     result."""
     lora: LoraConfig = LoraConfig()
+    sharded: bool = False
+    """Cut up what is trained among the processes that train together (FSDP2); changes nothing that is learned."""
     diagnose_every: PositiveInt = 50
     """Steps between measurements of each loss's gradient norm."""
     seed: NonNegativeInt = 0

@@ -20,6 +20,7 @@ from cyclevar.core.data.batches import UnpairedBatches
 from cyclevar.core.interfaces import Discriminator
 from cyclevar.core.manager import get_manager
 from cyclevar.core.training.divergence import NonFiniteError
+from cyclevar.core.training.sharded import own, whole
 from cyclevar.core.training.team import Team
 
 
@@ -34,14 +35,19 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:
     What is frozen is unknown to it and has no state. On CPUs and CUDA each update is one fused pass over all.
     """
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    plain = [p for name, p in trainable if p.squeeze().ndim < 2 or _undecayed(name)]
-    decayed = [p for name, p in trainable if not (p.squeeze().ndim < 2 or _undecayed(name))]
+    plain = [p for name, p in trainable if _is_vector(p) or _undecayed(name)]
+    decayed = [p for name, p in trainable if not (_is_vector(p) or _undecayed(name))]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
     fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in trainable)
     return AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
+
+
+def _is_vector(parameter: Tensor) -> bool:
+    """Whether there is more than one number along one side at most."""
+    return sum(side != 1 for side in parameter.shape) < 2
 
 
 def _undecayed(name: str) -> bool:
@@ -77,11 +83,12 @@ def descend(
     gradients = [p.grad for p in parameters]
     Team(accelerator).average(gradients)
     norm = nn.utils.get_total_norm(gradients)
-    if not norm.isfinite():
-        raise NonFiniteError(f"a gradient's norm is {float(norm)}")
+    found = whole(norm)
+    if not found.isfinite():
+        raise NonFiniteError(f"a gradient's norm is {float(found)}")
     nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     optimizer.step()
-    return norm
+    return found
 
 
 @contextlib.contextmanager
@@ -115,7 +122,8 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel:
     def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         updates = int(count)
         weight = 1 - min(decay, (1 + updates) / (10 + updates))
-        pairs = [pair for pair in zip(averaged, current, strict=True) if not pair[0].is_set_to(pair[1])]
+        pairs = [(own(mean), own(value)) for mean, value in zip(averaged, current, strict=True)]
+        pairs = [pair for pair in pairs if not pair[0].is_set_to(pair[1])]
         torch._foreach_lerp_([mean for mean, _ in pairs], [value for _, value in pairs], weight)
 
     return AveragedModel(module, multi_avg_fn=average, use_buffers=False)

@@ -21,6 +21,7 @@ from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.report.files import RunFiles, read_lines
 from cyclevar.core.settings import Settings, flat, load_yaml
 from cyclevar.core.training.manifest import Manifest
+from cyclevar.core.training.sharded import cut_like, whole
 
 _log = logging.getLogger(__name__)
 
@@ -248,10 +249,10 @@ def pack_state(parts: Parts) -> dict[str, Tensor]:
     tensors = random_state()
     for name, part in parts.items():
         if isinstance(part, nn.Module):
-            tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
+            tensors |= {f"{name}/{key}": whole(value) for key, value in part.state_dict().items()}
         else:
             for index, state in part.state_dict()["state"].items():
-                tensors |= {f"{name}/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+                tensors |= {f"{name}/{index}/{key}": whole(torch.as_tensor(value)) for key, value in state.items()}
     return tensors
 
 
@@ -261,14 +262,17 @@ def unpack_state(parts: Parts, tensors: Mapping[str, Tensor], *, what: str) -> N
         own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         try:
             if isinstance(part, nn.Module):
-                part.load_state_dict(own)
+                now = part.state_dict()
+                part.load_state_dict({key: cut_like(value, now.get(key, value)) for key, value in own.items()})
             else:
+                parameters = [one for group in part.param_groups for one in group["params"]]
                 state: dict[int, dict[str, Tensor]] = {}
                 for key, value in own.items():
                     index, field = key.split("/")
-                    state.setdefault(int(index), {})[field] = value
+                    example = parameters[int(index)] if value.ndim else value
+                    state.setdefault(int(index), {})[field] = cut_like(value, example)
                 part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, LookupError) as error:
             reason = str(error).splitlines()
             raise CheckpointError(
                 f"{what} does not fit this run in its part {name!r} ({' '.join(reason[:3])})",

@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from cyclevar.core import rows
 from cyclevar.core.errors import ConfigError, CyclevarError
-from cyclevar.core.training.runs import Facts, Parts
+
+if TYPE_CHECKING:
+    from cyclevar.core.training.runs import Facts, Parts
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +43,7 @@ class Team:
     def __init__(self, accelerator: Accelerator | None = None) -> None:
         self.number = accelerator.process_index if accelerator else 0
         self.size = accelerator.num_processes if accelerator else 1
-        self._device = accelerator.device if accelerator else torch.device("cpu")
+        self.device = accelerator.device if accelerator else torch.device("cpu")
 
     @property
     def leads(self) -> bool:
@@ -112,16 +114,14 @@ class Team:
         """The means of the figures over the processes, and the signal that any of them caught (0: none)."""
         if self.alone:
             return dict(figures), caught
-        told = torch.tensor([[float(caught), *figures.values()]], dtype=torch.float64, device=self._device)
+        told = torch.tensor([[float(caught), *figures.values()]], dtype=torch.float64, device=self.device)
         told = gather(told).cpu()
         return dict(zip(figures, told[:, 1:].mean(0).tolist(), strict=True)), int(told[:, 0].max())
 
     def root_mean_square(self, value: float) -> float:
         """Of a norm over this process's rows of a batch: the norm over all of them, where each counts for its share."""
         return (
-            value
-            if self.alone
-            else math.sqrt(float(self.mean(torch.tensor(value**2, device=self._device))) / self.size)
+            value if self.alone else math.sqrt(float(self.mean(torch.tensor(value**2, device=self.device))) / self.size)
         )
 
     def answer(self, own: Answer) -> Answer:
@@ -167,7 +167,7 @@ class Team:
         for part in [] if self.alone else parts.values():
             for tensor in part.state_dict().values() if isinstance(part, nn.Module) else ():
                 if not hasattr(tensor, "full_tensor"):
-                    here = tensor.to(self._device)
+                    here = tensor.to(self.device)
                     dist.broadcast(here, 0)
                     tensor.copy_(here)
 

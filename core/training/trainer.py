@@ -51,6 +51,7 @@ from cyclevar.core.training.lora import Adapters, share_frozen, trained
 from cyclevar.core.training.losses import accuracy, auc, discriminator_loss, r1_penalty, scores
 from cyclevar.core.training.reconstruction import Reconstructions
 from cyclevar.core.training.runs import Parts
+from cyclevar.core.training.sharded import freeze_empty, make_whole, shard
 from cyclevar.core.training.team import Team
 from cyclevar.core.translation import Prediction
 
@@ -127,7 +128,13 @@ class TranslatorTask(Task):
         self.ema = moving_average(learner, config.ema)
         if self.adapters:
             share_frozen(self.ema, learner)
+        self.sharded = config.sharded and not self.team.alone
+        if self.sharded:
+            for module in (learner, self.ema.module):
+                shard(module, self.team)
         self.optimizer = make_optimizer(learner, config.optimizer)
+        if self.sharded:
+            freeze_empty(learner)
         settings = config.discriminator
         self.discriminators = nn.ModuleList(build_discriminator(settings.name, settings.settings) for _ in range(2))
         self.discriminators.to(device)
@@ -183,6 +190,9 @@ class TranslatorTask(Task):
     def finished(self, *, copied: bool = False) -> PictureModel:
         """The model with the averaged weights, adapters merged; unless ``copied``, nothing can be trained further."""
         model, adapters = self.model, self.adapters
+        if self.sharded:
+            make_whole(model.translates, self.ema.module.state_dict())
+            return model
         if copied:
             model, adapters = copy.deepcopy((model, adapters))
         model.translates.load_state_dict(self.ema.module.state_dict())
