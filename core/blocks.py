@@ -192,16 +192,21 @@ class AdaLNBlock(nn.Module):
     ) -> Tensor:
         """Tokens ``[B,l,width]`` to the same; ``condition`` as in `modulate`."""
         gate1, gate2, scale1, scale2, shift1, shift2 = self.modulate(condition).unbind(2)
-        h = self.attention(self._norm(x) * (1 + scale1) + shift1, plan, cache, layer, rotary)
-        x = x + self._dropped(h * gate1)
+        h = self.attention(self.modulated(x, scale1, shift1), plan, cache, layer, rotary)
+        x = self.added(x, h, gate1)
         if text is not None:
             weight, bias = self.text_norm.weight.to(x.dtype), self.text_norm.bias.to(x.dtype)
             x = x + self.text_attention(F.layer_norm(x, (self.width,), weight, bias, self.norm_eps), text)
-        h = self.feed_forward(self._norm(x) * (1 + scale2) + shift2)
-        return x + self._dropped(h * gate2)
+        h = self.feed_forward(self.modulated(x, scale2, shift2))
+        return self.added(x, h, gate2)
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.width,), eps=self.norm_eps)
+    def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """What a branch reads of the tokens."""
+        return F.layer_norm(x, (self.width,), eps=self.norm_eps) * (1 + scale) + shift
+
+    def added(self, x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+        """The tokens with what a branch made of them."""
+        return x + self._dropped(branch * gate)
 
     def _dropped(self, branch: Tensor) -> Tensor:
         """While training, the branch of some pictures left out, the others' scaled up to keep the mean."""

@@ -17,22 +17,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclevar.core.autoencoder import Upsample
-from cyclevar.core.blocks import AdaLNBlock, SelfAttention
+from cyclevar.core.autoencoder import Residual, Upsample
+from cyclevar.core.blocks import AdaLNBlock, FeedForward, SelfAttention
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model
+from cyclevar.core.onednn import Int8Linear, Int8LinearOf7Bits, PackedLinear, can_pack, has_vnni
+from cyclevar.core.winograd import WinogradConv
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
+WINOGRAD_CHANNELS = 64
+"""Below so many, input or output, a convolution is faster as it is."""
+WINOGRAD_PRODUCT = 320 * 640
+"""Inputs times outputs beyond which it stays as it is too: filters take four times the memory, and gain least there."""
+
 
 class InferenceModel(Model):
-    """What `for_inference` gives: translates and generates, but can neither be trained nor saved."""
+    """What `for_inference` gives: translates and generates without gradients; it can neither be trained nor saved."""
+
+    encode = torch.no_grad()(Model.encode)
+    reconstruct = torch.no_grad()(Model.reconstruct)
+    translate = torch.no_grad()(Model.translate)
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.family, model.config, model.tokenizer, model.backbone, model.schedule)
         self._prepared: dict[tuple[int | str, ...], Condition] = {}
 
+    @torch.no_grad()
     def condition(self, targets: Sequence[int | str]) -> Condition:
         """As `Model.condition`, computed once for the same targets."""
         wanted = tuple(targets)
@@ -58,15 +70,19 @@ def for_inference(model: Model, *, int8: bool = False, dtype: torch.dtype = torc
     changed: Model = copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
     changed.to(dtype).eval()
     _replace(changed.tokenizer, Upsample, PhaseUpsample)
-    _replace(changed.backbone, SelfAttention, FoldedAttention)
+    _replace(changed.tokenizer, Residual, FastResidual)
     for module in changed.tokenizer.modules():
         if isinstance(module, nn.Conv2d):
             module.weight = nn.Parameter(module.weight.contiguous(memory_format=torch.channels_last))
-    if int8:
+    _replace(changed.backbone, SelfAttention, FoldedAttention)
+    if dtype == torch.float32:
+        _replace(changed.backbone, AdaLNBlock, FusedBlock)
+    if int8 or (dtype == torch.float32 and can_pack(model.device)):
+        make = (Int8Linear if has_vnni() else Int8LinearOf7Bits) if int8 else PackedLinear
+        _replace(changed.backbone, FeedForward, lambda part: FusedFeedForward(part, make))
         for block in changed.backbone.modules():
             if isinstance(block, AdaLNBlock):
-                for part in (block.attention, block.feed_forward):
-                    _replace(part, nn.Linear, Int8Linear)
+                _replace(block.attention, nn.Linear, make)
     return InferenceModel(changed)
 
 
@@ -91,25 +107,21 @@ class PhaseUpsample(nn.Module):
 
     def __init__(self, upsample: Upsample) -> None:
         super().__init__()
-        self.bias = upsample.conv.bias
-        phases = [columns for rows in _pairs(upsample.conv.weight, 2) for columns in _pairs(rows, 3)]
-        self.weights = nn.ParameterList(
-            nn.Parameter(phase.contiguous(memory_format=torch.channels_last)) for phase in phases
+        self.phases = nn.ModuleList(
+            _convolution(columns, upsample.conv.bias)
+            for rows in _pairs(upsample.conv.weight, 2)
+            for columns in _pairs(rows, 3)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, _, height, width = x.shape
+        height, width = x.shape[-2:]
         padded = F.pad(x, (1, 1, 1, 1))
-        out = torch.empty(
-            (batch, len(self.weights[0]), 2 * height, 2 * width),
-            dtype=torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype,
-            device=x.device,
-            memory_format=torch.channels_last,
-        )
-        for phase, weight in enumerate(self.weights):
-            row, column = divmod(phase, 2)
-            part = padded[:, :, row : row + height + 1, column : column + width + 1]
-            out[:, :, row::2, column::2] = F.conv2d(part, weight, self.bias)
+        windows = (padded[:, :, i : i + height + 1, j : j + width + 1] for i in (0, 1) for j in (0, 1))
+        made = [phase(window) for phase, window in zip(self.phases, windows, strict=True)]
+        shape = (*made[0].shape[:2], 2 * height, 2 * width)
+        out = torch.empty(shape, dtype=made[0].dtype, device=x.device, memory_format=torch.channels_last)
+        for number, part in enumerate(made):
+            out[:, :, number // 2 :: 2, number % 2 :: 2] = part
         return out
 
 
@@ -147,25 +159,60 @@ class FoldedAttention(SelfAttention):
         return self.head_scales
 
 
-class Int8Linear(nn.Module):
-    """A linear layer in int8: weights scaled row by row, inputs as a whole when they are seen; float32 comes out.
+class FusedBlock(AdaLNBlock):
+    """`AdaLNBlock` that reads and writes its tokens fewer times."""
 
-    Inputs use 7 bits, since without the VNNI instructions the sums of products would overflow 16 bits.
-    """
+    def __init__(self, block: AdaLNBlock) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(vars(block))
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        if len(scale) > 1:
+            return torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=self.norm_eps), 1 + scale)
+        return F.layer_norm(x, (self.width,), 1 + scale.flatten(), shift.flatten(), self.norm_eps)
+
+    def added(self, x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+        return torch.addcmul(x, branch, gate)
+
+
+class FusedFeedForward(nn.Module):
+    """`FeedForward` whose first layer brings its activation along."""
+
+    def __init__(self, feed_forward: FeedForward, make: Callable[..., nn.Module]) -> None:
         super().__init__()
-        scales = linear.weight.abs().amax(1).clamp_min(1e-8).double() / 127
-        with warnings.catch_warnings():  # torch announces a successor that has no per-row scales yet
-            warnings.simplefilter("ignore")
-            weight = torch.quantize_per_channel(
-                linear.weight.float(), scales, torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
-            )
-            self.packed = torch.ops.quantized.linear_prepack(weight, linear.bias)
+        self.up, self.down = make(feed_forward.up, "gelu"), make(feed_forward.down)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, True)
+        out: Tensor = self.down(self.up(x))
         return out
+
+
+class FastResidual(Residual):
+    """`Residual` that overwrites what it made itself, with `WinogradConv`s where they pay."""
+
+    def __init__(self, residual: Residual) -> None:
+        nn.Module.__init__(self)
+        self.norm1, self.norm2, self.shortcut = residual.norm1, residual.norm2, residual.shortcut
+        self.conv1, self.conv2 = (
+            _convolution(conv.weight, conv.bias, padding=1) for conv in (residual.conv1, residual.conv2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        out: Tensor = h.add_(self.shortcut(x))
+        return out
+
+
+def _convolution(weight: Tensor, bias: Tensor | None, padding: int = 0) -> nn.Module:
+    """A convolution of stride 1: a `WinogradConv` where that is faster and its filters are not too large."""
+    outputs, inputs, *taps = weight.shape
+    pays = min(outputs, inputs) >= WINOGRAD_CHANNELS and outputs * inputs <= WINOGRAD_PRODUCT
+    if pays and bias is not None and weight.device.type == "cpu" and weight.dtype == torch.float32:
+        return WinogradConv(weight, bias, padding=padding)
+    conv = nn.Conv2d(inputs, outputs, taps[0], padding=padding, device="meta")
+    conv.weight, conv.bias = nn.Parameter(weight), bias if bias is None else nn.Parameter(bias)
+    return conv
 
 
 def _replace(module: nn.Module, kind: type[Kind], make: Callable[[Kind], nn.Module]) -> None:

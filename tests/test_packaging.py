@@ -33,7 +33,9 @@ FLOORS = (
         "hookspecs",
         "interfaces",
         "names",
+        "onednn",
         "registry",
+        "winograd",
         "xformers_attention",
     ),
     (

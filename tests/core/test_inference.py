@@ -9,14 +9,18 @@ from typing import Literal
 import pytest
 import torch
 
-from cyclevar.core.autoencoder import Upsample
+from cyclevar.core.attention import Visibility, plan_attention
+from cyclevar.core.autoencoder import Residual, Upsample
+from cyclevar.core.blocks import AdaLNBlock
 from cyclevar.core.config import TranslationConfig
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.generation import generate
-from cyclevar.core.inference import Int8Linear, PhaseUpsample, for_inference
+from cyclevar.core.inference import FastResidual, FusedBlock, PhaseUpsample, _convolution, for_inference
 from cyclevar.core.model import Model
+from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.shipped import find_translator
 from cyclevar.core.translator import Translator
+from cyclevar.core.winograd import WinogradConv
 
 SHIPPED = ("noto-fluent", "noto-fluent-infinity", "noto-fluent-flexvar")
 
@@ -63,6 +67,8 @@ def test_the_model_stays_as_it_was(translator: Translator) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     shared = {tensor.data_ptr() for tensor in model.backbone.parameters()}
     assert any(tensor.data_ptr() in shared for tensor in fast.backbone.parameters())
+    images, target = pictures(translator, 1), fast.condition([translator.targets[1]])
+    assert not fast.translate(fast.encode(images), target, TranslationConfig()).image.requires_grad
     config = TranslationConfig()
     context = model.encode(pictures(translator, 1))
     model.translate(context, model.condition([translator.targets[1]]), config).image.sum().backward()
@@ -97,20 +103,45 @@ def test_it_cannot_be_saved(translator: Translator) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5)])
-def test_upsampling_by_phases(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("channels", [4, 64])
+def test_upsampling_by_phases(size: tuple[int, int], channels: int) -> None:
     torch.manual_seed(0)
-    upsample = Upsample(4).double()
-    maps = torch.randn(2, 4, *size, dtype=torch.float64)
-    torch.testing.assert_close(PhaseUpsample(upsample)(maps), upsample(maps))
-
-
-def test_int8_linear_by_hand() -> None:
-    linear = torch.nn.Linear(2, 1)
+    upsample, maps = Upsample(channels), torch.randn(2, channels, *size)
     with torch.no_grad():
-        linear.weight.copy_(torch.tensor([[127.0, -64.0]]))
-        linear.bias.fill_(0.5)
-        made = Int8Linear(linear)(torch.tensor([[0.0, 127.0], [127.0, 0.0]]))  # both fit 7 bits exactly
-    torch.testing.assert_close(made, torch.tensor([[-64 * 127 + 0.5], [127 * 127 + 0.5]]))
+        torch.testing.assert_close(PhaseUpsample(upsample)(maps), upsample(maps), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_fused_blocks(pictures: int) -> None:
+    torch.manual_seed(0)
+    block = AdaLNBlock(32, 2, 64, shared_modulation=True, qk_norm=True, norm_eps=1e-6).eval()
+    schedule = ScaleSchedule.square(1, 2)
+    plan = plan_attention(schedule, Visibility.causal(2), range(2))
+    tokens, condition = torch.randn(pictures, 5, 32), torch.randn(pictures, 6 * 32)
+    before = tokens.clone()
+    with torch.no_grad():
+        expected = block(tokens, condition, plan, None, 0)
+        torch.testing.assert_close(FusedBlock(block)(tokens, condition, plan, None, 0), expected)
+    assert torch.equal(tokens, before)
+
+
+def test_residuals_leave_their_input_alone() -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(2, 64, 9, 6)
+    before = maps.clone()
+    with torch.no_grad():
+        for outputs in (64, 96):
+            plain = Residual(64, outputs)
+            fast = FastResidual(plain)
+            assert isinstance(fast.conv1, WinogradConv)
+            torch.testing.assert_close(fast(maps), plain(maps), atol=1e-5, rtol=0)
+    assert torch.equal(maps, before)
+
+
+def test_the_smallest_and_the_largest_convolutions_stay() -> None:
+    with torch.device("meta"):
+        kinds = [type(_convolution(torch.empty(side, side, 3, 3), torch.empty(side), padding=1)) for side in (32, 640)]
+    assert kinds == [torch.nn.Conv2d, torch.nn.Conv2d]
 
 
 def test_kept_memory_is_glibc_alone() -> None:
