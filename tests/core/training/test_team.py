@@ -148,8 +148,8 @@ def test_a_lost_process_is_told_with_the_way_on(tmp_path: Path) -> None:
 CASES = {
     "train": (2, {"discriminator": {"r1": 0.1, "r1_every": 2}}),
     "train sharded": (2, {"sharded": True, "discriminator": {"r1": 0.1, "r1_every": 2}}),
-    "cyclegan": (2, {}),
-    "cyclegan sharded": (2, {"sharded": True}),
+    "cyclegan": (2, {"batch_size": 2}),
+    "cyclegan sharded": (2, {"batch_size": 2, "sharded": True}),
     "paper": (2, {}),
     "lora": (2, {}),
     "backbone": (2, {}),
