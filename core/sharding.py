@@ -31,10 +31,10 @@ Facts = Mapping[str, Any]
 
 
 class Shard(NamedTuple):
-    """Job ``number`` of ``count``, counted from 1."""
+    """Job ``number`` of ``jobs``, counted from 1."""
 
     number: int
-    count: int
+    jobs: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -46,7 +46,7 @@ class Shard(NamedTuple):
 
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
         """This job's part."""
-        return items[self.number - 1 :: self.count]
+        return items[self.number - 1 :: self.jobs]
 
 
 WHOLE = Shard(1, 1)
@@ -148,7 +148,7 @@ class Manifest:
     """The record of one job in the folder of the outputs."""
 
     def __init__(self, out: Path, shard: Shard) -> None:
-        self.out, self.path = out, out / f"manifest-{shard.number}-of-{shard.count}.jsonl"
+        self.out, self.path = out, out / f"manifest-{shard.number}-of-{shard.jobs}.jsonl"
 
     def begin(self, facts: Facts, *, afresh: bool) -> None:
         """Write what makes the outputs, or see that it is what made those that are there.

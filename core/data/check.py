@@ -146,7 +146,7 @@ def perceptual_hash(picture: Image.Image) -> np.uint64:
     place = np.arange(32)
     cosines = np.cos(np.pi / 32 * (place[None] + 0.5) * place[:8, None])
     low = (cosines @ grey @ cosines.T).round(6).ravel()  # rounded: where a picture is flat, no noise decides
-    return np.packbits(low > np.median(low[1:])).view(np.uint64)[0]
+    return np.uint64(np.packbits(low > np.median(low[1:])).view(np.uint64)[0])
 
 
 def _report(part: str, domain: str, pictures: PictureList, found: Sequence[Seen | tuple[str, str]]) -> PartReport:

@@ -32,7 +32,7 @@ def make_accelerator(device: str = "auto", precision: Precision = "auto") -> Acc
     wanted = choose_device(device)
     together, here = _launched("WORLD_SIZE"), _launched("LOCAL_WORLD_SIZE")
     if wanted.type == "cuda" and together > 1:
-        if wanted.index is not None:
+        if ":" in device:
             raise ConfigError(f"{together} processes would share {wanted}", expected="--device cuda or none")
         if here > torch.cuda.device_count():
             raise ConfigError(

@@ -84,7 +84,7 @@ class Team:
     def weight(self, count: int) -> float:
         """What the mean over this process's `part` counts, so that the mean of all processes is that over all rows."""
         part = self.part(count)
-        return (part.stop - part.start) * self.size / count
+        return float((part.stop - part.start) * self.size / count)
 
     # What goes from process to process
 
