@@ -97,6 +97,8 @@ def translate_dataset(
 ) -> Dataset:
     """A data set of picture files (column ``bytes``), translated by ``workers`` processes, each on ``gpus`` GPUs.
 
+    Each worker takes a CPU core of the cluster, which needs at least one more to read and write.
+
     ``options`` are those of `PictureTranslator`. As all of Ray Data it is lazy: nothing happens until the result is
     asked for. Raises `ConfigError` where Ray is missing.
     """

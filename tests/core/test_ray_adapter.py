@@ -77,7 +77,7 @@ import sys
 import ray
 from cyclevar.core.ray_adapter import translate_dataset
 
-ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
+ray.init(num_cpus=3, include_dashboard=False, logging_level="error")
 source, model, out = sys.argv[1:]
 pictures = ray.data.read_binary_files(source, include_paths=True, override_num_blocks=4)
 made = translate_dataset(pictures, model, "fluent", workers=2, batch_size=2)
