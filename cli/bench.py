@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cyclevar.cli._common import AsJson
 from cyclevar.cli._translator import DeviceOption
 from cyclevar.core.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from cyclevar.core.memory import Needs
 
 MODES = ("parallel", "serial", "generate", "train")
 SWEEPS = ("batch", "size", "scales")
@@ -49,6 +52,10 @@ def command(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile encoder, backbone and decoder first.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in 8 bits, on a CPU.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Time the straightforward path alone.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the training, such as objective.order=turbo."),
+    ] = None,
     sweep: Annotated[
         str | None,
         typer.Option("--sweep", metavar="|".join(SWEEPS), help="Time several values and draw how the time grows."),
@@ -86,7 +93,8 @@ def command(
     from cyclevar.core.bench.config import BenchConfig, default_preset
     from cyclevar.core.bench.page import describe, plot
     from cyclevar.core.bench.run import BenchResult, bench
-    from cyclevar.core.settings import validate
+    from cyclevar.core.memory import explained
+    from cyclevar.core.settings import apply_overrides, validate
 
     config = validate(
         BenchConfig,
@@ -102,11 +110,17 @@ def command(
             "attention": attention,
             "compile": compiled,
             "int8": int8,
+            "training": apply_overrides({}, overrides or []),
         },
     )
 
     def measure(one: BenchConfig) -> BenchResult:
-        with errors.status(f"{one.backbone} {one.preset}") as status:
+        def needs() -> Needs:
+            from cyclevar.core.estimate import estimate
+
+            return estimate(one)
+
+        with errors.status(f"{one.backbone} {one.preset}") as status, explained(needs):
             return bench(one, rounds=rounds, plain=plain, note=lambda text: status.update(f"{one.preset}: {text}"))
 
     if sweep is None:

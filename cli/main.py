@@ -37,6 +37,7 @@ COMMANDS = {
     "report": "cyclevar.cli.report:command",
     "reproduce": "cyclevar.cli.reproduce:command",
     "bench": "cyclevar.cli.bench:command",
+    "estimate": "cyclevar.cli.estimate:command",
     "data": "cyclevar.cli.data:app",
     "models": "cyclevar.cli.models:command",
     "doctor": "cyclevar.cli.doctor:command",

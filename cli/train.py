@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from cyclevar.cli._training import (
     print_settings,
     separate,
 )
+
+if TYPE_CHECKING:
+    from cyclevar.core.memory import Needs
 
 
 def command(
@@ -110,9 +113,15 @@ def command(
         return
 
     from cyclevar.cli._display import display
+    from cyclevar.core.memory import explained
     from cyclevar.core.training.start import train
 
-    with display() as shown:
+    def needs() -> Needs:
+        from cyclevar.core.estimate import estimate_training
+
+        return estimate_training(run.config)
+
+    with display() as shown, explained(needs):
         allowed = separate(allow_change)
         train(run.config, run.out, resume=run.resume, display=shown, device=device, allowed=allowed)
     if not leads():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,9 @@ from cyclevar.cli._translator import (
     open_translator,
 )
 from cyclevar.core.shipped import DEFAULT, find_checkpoint
+
+if TYPE_CHECKING:
+    from cyclevar.core.memory import Needs
 
 
 def command(
@@ -89,6 +92,7 @@ def command(
     from rich.console import Console
     from rich.progress import track
 
+    from cyclevar.core.memory import explained
     from cyclevar.core.sharding import plan_translation
 
     plan = plan_translation(source, out, kind=kind, per_archive=per_archive, shard=shard)
@@ -100,11 +104,18 @@ def command(
     console = Console(stderr=True)
     quiet = not console.is_terminal
     counts, problems = Counter[str](), list[str]()
+
+    def needs() -> Needs:
+        from cyclevar.core.estimate import estimate_translation
+
+        return estimate_translation(translator.model, batch, translator.config)
+
     try:
-        for outcome in track(outcomes, target, total=plan.total, console=console, transient=True, disable=quiet):
-            counts[outcome.status] += 1
-            if outcome.problem:
-                problems.append(outcome.problem)
+        with explained(needs):
+            for outcome in track(outcomes, target, total=plan.total, console=console, transient=True, disable=quiet):
+                counts[outcome.status] += 1
+                if outcome.problem:
+                    problems.append(outcome.problem)
         statuses = ("translated", "already there", "failed")
         typer.echo(", ".join(f"{counts[status]} {status}" for status in statuses if counts[status]) + f": {out}")
     finally:

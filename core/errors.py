@@ -8,6 +8,7 @@
     ├── DataError              a folder or archive that cannot serve as a data set
     │   └── PictureError       one picture that cannot be read
     ├── CheckpointError        weights or training states that cannot be loaded or saved
+    ├── MemoryShortageError    a pass that does not fit into the memory that there is
     └── PluginError            a plugin that failed to load, misspelt a hook or took a used name
 
 Every message says what was found, what was expected and what to do next.
@@ -88,6 +89,10 @@ class PictureError(DataError):
 
 class CheckpointError(CyclevarError):
     """Weights or a training state that cannot be loaded or saved."""
+
+
+class MemoryShortageError(CyclevarError):
+    """A pass that does not fit into the memory that there is."""
 
 
 class PluginError(CyclevarError):

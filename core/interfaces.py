@@ -74,7 +74,7 @@ class Condition:
     """What the backbone is told about the target domain, one row per picture.
 
     ``vector``: float ``[B,D]``; ``tokens``: float ``[B,T,D_text]`` or None, of which the first ``lengths`` (int64
-    ``[B]``) count; ``prefix``: float ``[B,P,width]`` or None, tokens that stand before the first scale; ``null``: the
+    ``[B]``; None for all) count; ``prefix``: float ``[B,P,width]`` or None, tokens that stand before the first scale; ``null``: the
     same for "no condition", which guidance contrasts with; ``modulation``: what `Backbone.prepared` made of it, one
     tensor a block.
     """
@@ -308,6 +308,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def add_domain(self, name: str, like: int | str | None = None) -> None:
         """Know a new domain from here on, starting from the class or domain ``like``, or from the mean of all."""
+
+    def any_target(self) -> int | str:
+        """Something that `condition` takes and that needs nothing besides the model: for passes that are only timed."""
+        return self.names[0] if self.names else 0
 
     def remember(self, targets: Sequence[int | str]) -> None:
         """Keep in the model what `condition` needs of these targets, so that once saved it needs nothing beside it.

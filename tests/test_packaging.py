@@ -22,7 +22,7 @@ LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 
 FLOORS = (
     ("errors",),
-    ("allocator", "hub", "paths", "rows", "schedule", "settings"),
+    ("allocator", "hub", "memory", "paths", "rows", "schedule", "settings"),
     (
         "attention",
         "attention_report",
@@ -58,8 +58,8 @@ FLOORS = (
         "translation",
     ),
     ("data", "generation"),
-    ("editing", "generated_files", "picture_archives", "picture_files", "sharding", "translator"),
-    ("bench", "evaluation", "report", "training"),
+    ("editing", "generated_files", "picture_archives", "picture_files", "ray_adapter", "sharding", "translator"),
+    ("bench", "estimate", "evaluation", "report", "training"),
     ("contract", "demo", "doctor"),
     ("pytest_plugin", "reproduce"),
 )

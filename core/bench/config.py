@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
+from cyclevar.core.config import TrainConfig
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.models import Listed, list_models
-from cyclevar.core.settings import Settings
+from cyclevar.core.settings import Settings, merged, validate
 
 Mode = Literal["parallel", "serial", "generate", "train"]
 
@@ -33,6 +34,22 @@ class BenchConfig(Settings):
     attention: str = "auto"
     compile: bool = False
     int8: bool = False
+    training: dict[str, Any] = Field({})
+    """In training: changes to the defaults of `TrainConfig`, section by section."""
+
+
+def training_settings(config: BenchConfig) -> TrainConfig:
+    """Those of a training that is adversarial from its first update."""
+    given = {
+        "backbone": config.backbone,
+        "preset": config.preset,
+        "batch_size": config.batch,
+        "warmup": {"steps": 0},
+        "discriminator": {"pretrain_steps": 0},
+        "precision": config.dtype,
+        "diagnose_every": 10**6,
+    }
+    return validate(TrainConfig, merged(given, config.training))
 
 
 def default_preset(backbone: str) -> str:

@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -25,6 +25,13 @@ class _Mark:
     at: Any
     """Seconds, or an event on a GPU."""
     flops: int
+
+
+class Stages(Protocol):
+    """Who is told which stage runs."""
+
+    def stage(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """What runs inside is of this stage."""
 
 
 class StageClock:
@@ -81,7 +88,7 @@ class StageClock:
 
 
 @contextlib.contextmanager
-def watched(model: Model, clock: StageClock) -> Iterator[None]:
+def watched(model: Model, clock: Stages) -> Iterator[None]:
     """Let the clock see the calls of a model's encoder, backbone and decoder."""
     parts: list[tuple[nn.Module, str, str]] = [(model.tokenizer, name, name) for name in ("encode", "decode")]
     parts += [(model.backbone, name, "backbone") for name in ("forward", "guided")]
@@ -92,7 +99,7 @@ def watched(model: Model, clock: StageClock) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _wrapped(owner: nn.Module, name: str, clock: StageClock, stage: str) -> Iterator[None]:
+def _wrapped(owner: nn.Module, name: str, clock: Stages, stage: str) -> Iterator[None]:
     function, own = getattr(owner, name), vars(owner).get(name)
 
     @functools.wraps(function)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cyclevar.core.attention import choose_backend
-from cyclevar.core.bench.config import BenchConfig
+from cyclevar.core.bench.config import BenchConfig, training_settings
 from cyclevar.core.bench.stages import StageClock, watched
-from cyclevar.core.config import DataConfig, DiscriminatorConfig, TrainConfig, TranslationConfig, WarmupConfig
+from cyclevar.core.config import DataConfig, TranslationConfig
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.generation import generate
 from cyclevar.core.inference import compile_parts, for_inference
@@ -67,7 +67,7 @@ class Work:
             compile_parts(self.model)
         side = self.model.image_size
         self.images = torch.rand(config.batch, 3, *side, device=self.device).to(self.dtype) * 2 - 1
-        self.targets = _any_targets(model, config.batch)
+        self.targets = [model.backbone.any_target()] * config.batch
         self.passes = 0
 
     def __call__(self, clock: StageClock) -> Tensor | None:
@@ -144,17 +144,6 @@ def _bytes(module: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
-def _any_targets(model: Model, count: int) -> list[int | str]:
-    """Something that the backbone can be told."""
-    name = model.names[0] if model.names else 0
-    try:
-        model.condition([name])
-    except ConfigError:
-        name = "a picture"
-        model.backbone.add_domain(name)
-    return [name] * count
-
-
 def _training(model: Model, config: BenchConfig) -> Callable[[int], object]:
     """Updates of the adversarial stage, numbered from 0, on the built-in pictures at the model's size."""
     from cyclevar.core.data.batches import UnpairedBatches
@@ -164,24 +153,15 @@ def _training(model: Model, config: BenchConfig) -> Callable[[int], object]:
     from cyclevar.core.training.reconstruction import build_reconstructions
     from cyclevar.core.training.trainer import TranslatorTask
 
-    settings = TrainConfig(
-        backbone=config.backbone,
-        preset=config.preset,
-        batch_size=config.batch,
-        warmup=WarmupConfig(steps=0),
-        discriminator=DiscriminatorConfig(pretrain_steps=0),
-        precision=config.dtype,
-        diagnose_every=10**6,
-    )
+    settings, target = training_settings(config), model.backbone.any_target()
     dataset = open_dataset(DataConfig().source)
-    model.learn(dataset.domains)
     task = TranslatorTask(
         model,
         settings,
         UnpairedBatches(dataset.train, config.batch, model.image_size[0]),
         (torch.zeros(0), torch.zeros(0)),
         dataset.train,
-        (dataset.domains[0], dataset.domains[1]),
+        (target, target),
         build_reconstructions(settings.loss),
         load_feature_net(input_size=112),
         make_accelerator(config.device, config.dtype),

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cyclevar.core.bench.config import BenchConfig
-from cyclevar.core.errors import CyclevarError
+from cyclevar.core.errors import CyclevarError, MemoryShortageError
 
 
 class Worker:
@@ -31,7 +31,7 @@ class Worker:
             answer = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
             self._process.join(5)
-            raise CyclevarError(
+            raise MemoryShortageError(
                 f"the timed process ended by itself (exit code {self._process.exitcode})",
                 expected="enough memory for the model and its activations",
                 hint="use a smaller --preset, --size or --batch",
@@ -58,10 +58,10 @@ def _serve(pipe: Connection, config: BenchConfig, plain: bool) -> None:
         from cyclevar.core.allocator import keep_freed_memory
 
         keep_freed_memory()
-    import torch
 
     from cyclevar.core.bench.stages import StageClock
     from cyclevar.core.bench.work import Work, ceilings
+    from cyclevar.core.memory import out_of_memory
 
     work: Work | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -88,13 +88,13 @@ def _serve(pipe: Connection, config: BenchConfig, plain: bool) -> None:
                     answer = facts(work)
             except CyclevarError as error:
                 answer = error
-            except torch.OutOfMemoryError as error:
-                answer = CyclevarError(
-                    f"the GPU has too little memory ({str(error).splitlines()[0]})",
-                    hint="use a smaller --preset, --size or --batch, or --dtype bf16",
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                answer = MemoryShortageError(
+                    f"there is too little memory ({str(error).splitlines()[0]})",
+                    hint="use a smaller --preset, --size or --batch, or on a GPU --dtype bf16",
                 )
-            except MemoryError as error:
-                answer = CyclevarError(f"there is too little memory ({error})", hint="use a smaller --batch")
             pipe.send(answer)
 
 

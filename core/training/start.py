@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cyclevar.core.errors import CheckpointError, ConfigError, DataError
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.manager import get_manager
+from cyclevar.core.memory import out_of_memory
 from cyclevar.core.model import Model, build, build_direct, load_picture_model
 from cyclevar.core.models import open_model
 from cyclevar.core.names import strip_prefix
@@ -136,12 +138,14 @@ def train(
     """
     config = get_manager().fold("cyclevar_configure", config)
     steps_are_free = config.optimizer.decay == "constant"
-    free = {"tracker", *(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
+    free = {"tracker", "sharded", *(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
     folder.check(config, resume=resume, free=free, allowed=allowed)
     tracker = open_tracker(config.tracker, folder, config)
     if config.lora.rank:
         require_peft()
+        if config.sharded:
+            raise ConfigError("sharded is true beside lora.rank", expected="one of the two: adapters are small")
     accelerator = make_accelerator(device, config.precision)
     team = Team(accelerator)
     display, tracker = _leading(team, folder, display, tracker)
@@ -183,13 +187,12 @@ def train(
     team.demand_same({**facts, "run folder": str(out)})
     folder.begin(config, facts, describe_machine(accelerator.device), changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
-    with _bad_pictures(dataset, folder, display, team):
+    with _bad_pictures(dataset, folder, display, team), _nothing_left(folder, team, resume=resume):
         run(task, folder, config.loop, display, tracker)
-    if not team.leads:
-        return out
 
     def save(model: PictureModel, where: Path) -> None:
-        Translator(model, domains=dataset.domains, targets=targets, config=config.translation).save(where)
+        if team.leads:
+            Translator(model, domains=dataset.domains, targets=targets, config=config.translation).save(where)
 
     best = folder.best()
     save(task.finished(copied=best is not None), out)
@@ -346,6 +349,17 @@ def _picture_size(model: PictureModel, data: DataConfig) -> int:
     if height != width or data.size not in (None, height):
         raise ConfigError(f"data.size is {data.size}", expected=f"{height}, the side that this model is made for")
     return height
+
+
+@contextlib.contextmanager
+def _nothing_left(folder: RunFolder, team: Team, *, resume: bool) -> Iterator[None]:
+    """Where memory runs out in a new run before it is saved, remove its folder: there is nothing to go on with."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error) and team.leads and not resume and not folder.saved():
+            shutil.rmtree(folder.path)
+        raise
 
 
 @contextlib.contextmanager

@@ -1,0 +1,97 @@
+"""How near the predictions of ``cyclevar estimate`` come to what processes use, as a table in Markdown.
+
+    python tools/check_estimates.py [NUMBER ...]
+
+Every case runs in a process of its own: its peak, less what it takes after the same pass with next to no model, so that
+libraries and their code are in neither. Numbers choose cases, from 0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import sys
+from typing import Any
+
+from cyclevar.core.bench.config import BenchConfig
+from cyclevar.core.estimate import estimate
+
+EVERY = {"loss": {"cycle_every": 1, "identity_every": 1}}
+"""All losses in every update, as the estimate supposes."""
+
+
+def cases() -> list[BenchConfig]:
+    """Three families in small, and VAR-d16."""
+    made: list[BenchConfig] = []
+    for family in ("var", "infinity", "flexvar"):
+        made += [translation(family, "tiny", 8), training(family, "tiny", 4)]
+    return [
+        *made,
+        training("var", "tiny", 4, gradient_checkpointing=True),
+        training("var", "tiny", 4, objective={"chunk": 1}),
+        training("var", "tiny", 4, objective={"order": "turbo"}),
+        training("var", "tiny", 4, lora={"rank": 8}),
+        translation("var", "d16", 1),
+        translation("var", "d16", 4),
+        translation("var", "d16", 1, mode="serial"),
+        training("var", "d16", 1, gradient_checkpointing=True),
+        training("var", "d16", 1, gradient_checkpointing=True, lora={"rank": 8}),
+    ]
+
+
+def translation(family: str, preset: str, batch: int, mode: str = "parallel") -> BenchConfig:
+    return BenchConfig.model_validate(
+        {"mode": mode, "backbone": family, "preset": preset, "batch": batch, "device": "cpu"}
+    )
+
+
+def training(family: str, preset: str, batch: int, **settings: Any) -> BenchConfig:
+    return translation(family, preset, batch, "train").model_copy(update={"training": EVERY | settings})
+
+
+def measured(config: BenchConfig) -> int:
+    """Bytes that passes of the model take in a process of their own, on top of what one takes without a model."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, [config])
+
+
+def _measured(config: BenchConfig) -> int:
+    import torch
+
+    from cyclevar.core.bench.work import Work
+    from cyclevar.core.bench.worker import forget_peak, peak_bytes
+
+    device = torch.device("cpu")
+
+    def passes(config: BenchConfig) -> int:
+        work = Work(config, plain=True)
+        work.timed()
+        forget_peak(device)
+        work.timed()
+        return peak_bytes(device)
+
+    passes(config.model_copy(update={"backbone": "var", "preset": "tiny", "batch": 1, "schedule": "1-2-4"}))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    forget_peak(device)
+    before = peak_bytes(device)
+    return passes(config) - before
+
+
+def main() -> None:
+    chosen = [int(number) for number in sys.argv[1:]]
+    print("| pass | settings | estimated MB | measured MB | error |")
+    print("|---|---|---|---|---|")
+    for number, config in enumerate(cases()):
+        if chosen and number not in chosen:
+            continue
+        predicted, found = estimate(config).peak_bytes, measured(config)
+        what = f"{config.mode}, {config.backbone} {config.preset}, batch {config.batch}"
+        settings = ", ".join(f"{name} {value}" for name, value in config.training.items() if name != "loss")
+        numbers = f"{predicted / 1e6:,.0f} | {found / 1e6:,.0f} | {predicted / found - 1:+.0%}"
+        print(f"| {what} | {settings} | {numbers} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
