@@ -86,16 +86,52 @@ def for_inference(model: Model, *, int8: bool = False, dtype: torch.dtype = torc
     return InferenceModel(changed)
 
 
-def compile_parts(model: Model) -> Model:
-    """Let `torch.compile` compile encoder, backbone and decoder on their first call, on a GPU into CUDA graphs."""
+def compile_parts(model: Model, *, backend: str = "inductor") -> Model:
+    """Let `torch.compile` compile encoder, backbone and decoder on their first call, each as one graph.
+
+    In the serial mode every scale is a graph of its own. What is compiled is kept on disk for the next process
+    (``TORCHINDUCTOR_CACHE_DIR``).
+    """
+    import torch._dynamo
+
     # Its answers never change in a process, so that tracing through the cache in core/attention.py loses nothing.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-    mode = "reduce-overhead" if model.device.type == "cuda" else None
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(model.schedule))
     tokenizer = model.tokenizer
     for name in ("encode", "decode"):
-        setattr(tokenizer, name, torch.compile(getattr(tokenizer, name), mode=mode))
-    model.backbone.compile(mode=mode)
+        setattr(tokenizer, name, torch.compile(getattr(tokenizer, name), backend=backend, fullgraph=True))
+    model.backbone.compile(backend=backend, fullgraph=True)
     return model
+
+
+def captured(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
+    """``function``, without gradients, recorded as a CUDA graph for inputs of the shape of ``example``.
+
+    A call replays its kernels in one launch, all steps of the serial mode with them, and waits for nothing; it gives a
+    new tensor. Whatever ``function`` reads besides must stay where it is. On other devices this is the function itself.
+    """
+    if example.device.type != "cuda":
+        return function
+    given, stream = example.clone(), torch.cuda.Stream(example.device)
+    stream.wait_stream(torch.cuda.current_stream(example.device))
+    with torch.inference_mode(), torch.cuda.stream(stream):  # what is made once, and chosen by trial, is made here
+        for _ in range(3):
+            function(given)
+    torch.cuda.current_stream(example.device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        made = function(given)
+
+    def replay(x: Tensor) -> Tensor:
+        if x.shape != given.shape:
+            raise ConfigError(
+                f"a pass recorded for {list(given.shape)} is given {list(x.shape)}", expected="inputs of one shape"
+            )
+        given.copy_(x)
+        graph.replay()
+        return made.clone()
+
+    return replay
 
 
 class PhaseUpsample(nn.Module):

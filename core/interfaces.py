@@ -74,9 +74,9 @@ class Condition:
     """What the backbone is told about the target domain, one row per picture.
 
     ``vector``: float ``[B,D]``; ``tokens``: float ``[B,T,D_text]`` or None, of which the first ``lengths`` (int64
-    ``[B]``; None for all) count; ``prefix``: float ``[B,P,width]`` or None, tokens that stand before the first scale; ``null``: the
-    same for "no condition", which guidance contrasts with; ``modulation``: what `Backbone.prepared` made of it, one
-    tensor a block.
+    ``[B]``, or None for all) count; ``prefix``: float ``[B,P,width]`` or None, tokens that stand before the first
+    scale; ``null``: the same for "no condition", which guidance contrasts with; ``modulation``: what
+    `Backbone.prepared` made of it, one tensor a block.
     """
 
     vector: Tensor

@@ -19,7 +19,7 @@ from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces import Backbone, Condition, Start, Targets
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.infinity.config import WORDS, InfinityBackboneConfig, InfinitySampling
-from cyclevar.plugins.infinity.rotary import rotary_table
+from cyclevar.plugins.infinity.rotary import rotary_on
 from cyclevar.plugins.infinity.text import WordEncoder, t5_features
 
 SCALES = 15
@@ -142,6 +142,16 @@ class InfinityBackbone(Backbone):
         stored = {**self.config.encoded_prompts, **lengths}
         self.config = self.config.model_copy(update={"encoded_prompts": stored})
 
+    def any_target(self) -> str:
+        """A prompt that needs no T5: one that is stored, else one of 16 tokens that mean nothing."""
+        config = self.config
+        if config.text_encoder != WORDS and not config.encoded_prompts:
+            self.prompt_features = torch.cat(
+                [self.prompt_features, self.prompt_features.new_zeros(16, config.text_channels)]
+            )
+            self.config = config.model_copy(update={"encoded_prompts": {"anything": 16}})
+        return next(iter(self.config.encoded_prompts), "anything")
+
     def condition(self, targets: Targets) -> Condition:
         """Names or prompts, one a picture. The vector is the pooled text; the tokens are what the blocks look up.
 
@@ -151,10 +161,11 @@ class InfinityBackbone(Backbone):
         prompts = [self._prompt(target) for target in (targets.tolist() if isinstance(targets, Tensor) else targets)]
         different = list(dict.fromkeys(prompts))
         features = [self._features(prompt) for prompt in different]
-        lengths = torch.tensor([len(part) for part in features], device=self.null_embedding.device)
+        counts, device = [len(part) for part in features], self.null_embedding.device
+        lengths = torch.tensor(counts, device=device) if len(set(counts)) > 1 else None
         own = pad_sequence(features, batch_first=True)
         null = self.null_embedding[: own.shape[1]].float().expand_as(own)
-        rows = torch.tensor([different.index(prompt) for prompt in prompts], device=lengths.device)
+        rows = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
         one, other = (self._encode(text, lengths, rows) for text in (own, null))
         return Condition(one.vector, one.tokens, one.lengths, null=other)
 
@@ -184,7 +195,7 @@ class InfinityBackbone(Backbone):
         features = t5_features(config.text_encoder, prompt, config.text_length, config.text_channels)
         return features.to(self.null_embedding.device)
 
-    def _encode(self, features: Tensor, lengths: Tensor, rows: Tensor) -> Condition:
+    def _encode(self, features: Tensor, lengths: Tensor | None, rows: Tensor) -> Condition:
         """What the blocks are told of texts ``[N,T,text_channels]``, for pictures that each have one of them."""
         with torch.autocast(features.device.type, enabled=False):
             features = F.rms_norm(features, features.shape[-1:], self.text_norm.weight.float(), self.text_norm.eps)
@@ -193,7 +204,7 @@ class InfinityBackbone(Backbone):
         assert isinstance(second, nn.Linear)
         tokens = exact(second, gelu(exact(first, features)))
         pooled = self.pool(Text(features, _present(lengths, features.shape[1])))
-        return Condition(pooled[rows], tokens[rows], lengths[rows])
+        return Condition(pooled[rows], tokens[rows], None if lengths is None else lengths[rows])
 
     def forward(
         self,
@@ -270,11 +281,9 @@ class InfinityBackbone(Backbone):
         kept = cache.kept if cache else ()
         plan = plan_attention(schedule, visibility, scales, kept, self.attention_backend, x.device)
         told = condition.modulation or [self._shared(condition)] * self.depth
-        sizes = [schedule.sizes[k] for k in scales]
-        table = rotary_table(sizes, schedule.full, self.config.width // self.config.heads, self.config.rotary)
-        rotary = table[0].to(x.device), table[1].to(x.device)
+        sizes, head_dim = tuple(schedule.sizes[k] for k in scales), self.config.width // self.config.heads
+        rotary = rotary_on(x.device, sizes, schedule.full, head_dim, self.config.rotary)
         assert condition.tokens is not None
-        assert condition.lengths is not None
         text = Text(condition.tokens, _present(condition.lengths, condition.tokens.shape[1]))
         with half_if(self.head.weight):
             for layer, block in enumerate(self.blocks):
@@ -301,7 +310,6 @@ class InfinityBackbone(Backbone):
         return modulated_logits(x, condition.vector, self.head_modulation, self.head, self.config.norm_eps)
 
 
-def _present(lengths: Tensor, longest: int) -> Tensor | None:
+def _present(lengths: Tensor | None, longest: int) -> Tensor | None:
     """Which of ``longest`` tokens count, bool ``[B,longest]``; None where all do."""
-    present = torch.arange(longest, device=lengths.device) < lengths[:, None]
-    return None if bool(present.all()) else present
+    return None if lengths is None else torch.arange(longest, device=lengths.device) < lengths[:, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -10,15 +12,29 @@ from torch import Tensor
 
 from cyclevar.core.blocks import Rotary
 from cyclevar.core.config import Size
+from cyclevar.core.xformers_attention import constant_when_compiled
 from cyclevar.plugins.infinity.schedules import reference_size
+
+Kind = Literal["reference", "stretched", "index"]
 
 EDGE = 128
 """Rows and columns of the table that ``stretched`` positions are read from."""
 
 
-def rotary_table(
-    sizes: list[Size], full: Size, head_dim: int, kind: Literal["reference", "stretched", "index"]
-) -> Rotary:
+@constant_when_compiled
+def rotary_on(device: torch.device, sizes: tuple[Size, ...], full: Size, head_dim: int, kind: Kind) -> Rotary:
+    """`rotary_table` on a device, made and moved there once, so that no pass waits for it."""
+    return _rotary_on(device, sizes, full, head_dim, kind)
+
+
+@lru_cache(maxsize=64)
+def _rotary_on(device: torch.device, sizes: tuple[Size, ...], full: Size, head_dim: int, kind: Kind) -> Rotary:
+    with torch.inference_mode(False):
+        cosine, sine = rotary_table(sizes, full, head_dim, kind)
+        return cosine.to(device), sine.to(device)
+
+
+def rotary_table(sizes: Sequence[Size], full: Size, head_dim: int, kind: Kind) -> Rotary:
     """Cosines and sines ``[l,head_dim/2]`` for the tokens of maps of ``sizes``; ``full`` is the finest of the schedule.
 
     The first half of the pairs turns with the row, the second with the column. ``reference`` counts rows and columns on

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 import torch
+import torch._dynamo
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cyclevar.core.attention import Visibility, plan_attention
 from cyclevar.core.autoencoder import Residual, Upsample
@@ -15,8 +18,16 @@ from cyclevar.core.blocks import AdaLNBlock
 from cyclevar.core.config import TranslationConfig
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.generation import generate
-from cyclevar.core.inference import FastResidual, FusedBlock, PhaseUpsample, _convolution, for_inference
-from cyclevar.core.model import Model
+from cyclevar.core.inference import (
+    FastResidual,
+    FusedBlock,
+    PhaseUpsample,
+    _convolution,
+    captured,
+    compile_parts,
+    for_inference,
+)
+from cyclevar.core.model import Model, build
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.shipped import find_translator
 from cyclevar.core.translator import Translator
@@ -100,6 +111,111 @@ def test_conditions_are_computed_once(translator: Translator) -> None:
 def test_it_cannot_be_saved(translator: Translator) -> None:
     with pytest.raises(ConfigError, match="cannot be saved"):
         translator.for_inference().model.save("nowhere.safetensors")
+
+
+FAMILIES = ("var", "infinity", "flexvar")
+MODES: tuple[Literal["parallel", "serial"], ...] = ("parallel", "serial")
+
+
+def small(family: str, *, schedule: str | None = "1-2-16", fast: bool = True, device: str = "cpu") -> Model:
+    torch.manual_seed(0)
+    model = build(family, "tiny", **({} if schedule is None else {"schedule": schedule})).to(device).eval()
+    return for_inference(model) if fast else model
+
+
+def whole_pass(model: Model, mode: Literal["parallel", "serial"]) -> Callable[[torch.Tensor], torch.Tensor]:
+    target = model.backbone.any_target()
+    with torch.inference_mode():
+        condition = model.condition([target])
+    config = TranslationConfig(mode=mode)
+    return lambda images: model.translate(model.encode(images), condition, config).image
+
+
+class Watch(TorchDispatchMode):
+    """Notes the names of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+READ_BY_THE_HOST = ("_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "unique", "equal", "_to_copy")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pass_reads_no_tensor_on_the_host(family: str, mode: Literal["parallel", "serial"]) -> None:
+    model = small(family)
+    one_pass, images = whole_pass(model, mode), torch.rand(1, 3, *model.image_size) * 2 - 1
+    with torch.inference_mode(), Watch() as watch:
+        one_pass(images)
+    assert len(watch.seen) > 30
+    assert not [name for name in watch.seen if any(part in name for part in READ_BY_THE_HOST)]
+
+
+def test_such_reading_is_noticed() -> None:
+    with Watch() as watch:
+        assert torch.ones(2).sum().item() == 2
+        torch.tensor([1.0])
+    assert {"aten._local_scalar_dense.default", "aten.lift_fresh.default"} <= watch.seen
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captured_on_a_gpu(family: str, mode: Literal["parallel", "serial"]) -> None:
+    """A pass waits for nothing; recorded as a graph it makes the same pictures, of other inputs too."""
+    model = small(family, device="cuda")
+    one_pass = whole_pass(model, mode)
+    first, second = (torch.rand(1, 3, *model.image_size, device="cuda") * 2 - 1 for _ in range(2))
+    with torch.inference_mode():
+        expected = [one_pass(images) for images in (first, second)]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            one_pass(first)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        replayed = captured(one_pass, first)
+        made = [replayed(images) for images in (first, second)]
+    for one, other in zip(made, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+    with pytest.raises(ConfigError, match="recorded for"):
+        replayed(torch.cat([first, second]))
+
+
+def test_captured_elsewhere_is_the_function_itself() -> None:
+    assert captured(torch.tanh, torch.zeros(1)) is torch.tanh
+
+
+def check_compiled(model: Model, mode: Literal["parallel", "serial"], backend: str) -> None:
+    torch._dynamo.reset()
+    one_pass, images = whole_pass(model, mode), torch.rand(1, 3, *model.image_size) * 2 - 1
+    with torch.inference_mode():
+        expected = one_pass(images)
+        compile_parts(model, backend=backend)
+        torch.testing.assert_close(one_pass(images), expected, atol=1e-4, rtol=0)
+    torch._dynamo.reset()
+
+
+def test_compiling_meets_no_graph_break() -> None:
+    check_compiled(small("var", schedule="1-16", fast=False), "serial", "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_compiles_as_whole_graphs(family: str, mode: Literal["parallel", "serial"], fast: bool) -> None:
+    check_compiled(small(family, schedule=None, fast=fast), mode, "eager")
+
+
+@pytest.mark.slow
+def test_compiled_to_machine_code() -> None:
+    check_compiled(small("var"), "serial", "inductor")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5)])
