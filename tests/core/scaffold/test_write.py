@@ -166,8 +166,8 @@ def test_from_new_to_a_training_in_under_five_minutes(tmp_path: Path) -> None:
     environment = installed(tmp_path / "site", folder)
     run(folder, environment, "pytest", "-q")
     run(folder, environment, "cyclevar.cli.main", "plugin", "check", str(folder))
-    settings = ["loss.cycle_terms={l1: 1, new: 1}", "warmup.steps=5", "discriminator.pretrain_steps=10"]
+    settings = ["loss.cycle_terms={l1: 1, new: 1}", "warmup.steps=2", "discriminator.pretrain_steps=4"]
     options = [part for setting in settings for part in ("--set", setting)]
-    run(tmp_path, environment, "cyclevar.cli.main", "train", "--steps", "20", *options, "--out", "run")
+    run(tmp_path, environment, "cyclevar.cli.main", "train", "--steps", "10", *options, "--out", "run")
     assert (tmp_path / "run" / "translator.json").is_file()
     assert time.perf_counter() - begun < 300
