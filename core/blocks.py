@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cyclevar.core.attention import AttentionPlan, attend, attend_to_text
 from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.rows import draw
 
 MAX_LOG_SCALE = math.log(100)
 
@@ -212,7 +213,7 @@ class AdaLNBlock(nn.Module):
         """While training, the branch of some pictures left out, the others' scaled up to keep the mean."""
         if not (self.training and self.drop_path):
             return branch
-        kept = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1 - self.drop_path)
+        kept = draw(len(branch), lambda count: branch.new_empty(count, 1, 1).bernoulli_(1 - self.drop_path))
         return branch * kept / (1 - self.drop_path)
 
 

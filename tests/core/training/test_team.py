@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 def launch(
-    config: TrainConfig | PretrainConfig, out: Path, processes: int, *arguments: str
+    config: TrainConfig | PretrainConfig, out: Path, processes: int, *arguments: str, device: str = "cpu"
 ) -> list[subprocess.Popen[str]]:
     """Start the processes of a training, as a launcher does."""
     kind = "train" if isinstance(config, TrainConfig) else "pretrain"
@@ -45,12 +45,12 @@ def launch(
     for number in range(processes):
         team = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         team |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, str(WORKER), kind, str(settings), str(out), *arguments]
+        command = [sys.executable, str(WORKER), kind, str(settings), str(out), device, *arguments]
         variables = {name: str(value) for name, value in team.items()} if processes > 1 else {}
         started.append(
             subprocess.Popen(
                 command,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **variables},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -198,3 +198,13 @@ def test_every_step_of_two_processes_is_that_of_one(case: str, request: pytest.F
                 assert torch.equal(one[name], two[name]), (path.name, name)
         compared += 1
     assert compared == 19
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
+def test_two_gpus_train_to_the_end(train_config: TrainConfig, tmp_path: Path, sharded: bool) -> None:
+    config = altered(train_config, sharded=sharded, precision="float32")
+    printed = finish(launch(config, tmp_path / "run", 2, device="cuda"))
+    assert printed[1] == ""
+    assert (tmp_path / "run" / "translator.json").is_file()

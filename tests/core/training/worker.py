@@ -1,7 +1,9 @@
-"""One process of a training, started by a test: ``python worker.py KIND CONFIG.json OUT [resume | replay FOLDER]``.
+"""One process of a training, started by a test::
+
+    python worker.py train|pretrain CONFIG.json OUT DEVICE [resume | replay FOLDER]
 
 A launcher's variables are in the environment. The training is as light as those of `conftest`. ``replay``: instead of
-going on from step to step, begin every step from the state that another training had there, and keep what becomes of it.
+going on from step to step, begin every step from the state that another training had there, and keep what comes of it.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def main() -> int:
     from cyclevar.core.errors import CyclevarError
     from cyclevar.core.training import start
 
-    kind, config, out, *more = sys.argv[1:]
+    kind, config, out, device, *more = sys.argv[1:]
     resume = more == ["resume"]
     runpy.run_path(str(Path(__file__).with_name("conftest.py")))["lighten"](pytest.MonkeyPatch())
     if more and not resume:
@@ -59,10 +61,10 @@ def main() -> int:
     try:
         if kind == "train":
             settings = TrainConfig.model_validate_json(text)
-            start.train(settings, Path(out), resume=resume, display=Progress(), device="cpu")
+            start.train(settings, Path(out), resume=resume, display=Progress(), device=device)
         else:
             pretraining = PretrainConfig.model_validate_json(text)
-            start.pretrain(pretraining, Path(out), resume=resume, display=Progress(), device="cpu")
+            start.pretrain(pretraining, Path(out), resume=resume, display=Progress(), device=device)
     except CyclevarError as error:
         print(f"error: {error}", flush=True)
         return error.exit_code
