@@ -34,6 +34,8 @@ class BenchConfig(Settings):
     attention: str = "auto"
     compile: bool = False
     int8: bool = False
+    capture: bool = False
+    """Record a translation as one CUDA graph and replay it, so that it has no stages; on a CPU this changes nothing."""
     training: dict[str, Any] = Field({})
     """In training: changes to the defaults of `TrainConfig`, section by section."""
 

@@ -46,7 +46,7 @@ def _cells(stage: Stage, compared: bool) -> list[str]:
 
 def _title(result: BenchResult) -> str:
     config, (height, width) = result.config, result.image_size
-    extras = [name for name in ("compile", "int8") if getattr(config, name)]
+    extras = [name for name in ("compile", "capture", "int8") if getattr(config, name)]
     where = result.machine.get("GPU") or result.machine.get("processor", "")
     parts = [
         f"{config.backbone} {config.preset}, {config.mode}, {height}x{width} pixels, batch {config.batch}",
@@ -129,8 +129,9 @@ def plot(results: Sequence[BenchResult], along: str, values: Sequence[int], path
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    names = [stage.name for stage in results[-1].stages]
-    times = [[{s.name: 1e3 * s.seconds.median for s in one.stages}.get(name, 0.0) for one in results] for name in names]
+    names = [stage.name for stage in results[-1].stages or (results[-1].total,)]
+    medians = [{s.name: 1e3 * s.seconds.median for s in (*one.stages, one.total)} for one in results]
+    times = [[one.get(name, 0.0) for one in medians] for name in names]
     axes.stackplot(values, times, labels=names, alpha=0.85)
     if results[0].total.plain_seconds is not None:
         plain = [1e3 * one.total.plain_seconds.median for one in results if one.total.plain_seconds]

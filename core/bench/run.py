@@ -104,7 +104,8 @@ def bench(
     def ceiling(name: str) -> float:
         return reached["convolution" if name in CONVOLVED else "matrix product"]
 
-    stages = [_stage(name, flops, own, other, ceiling(name)) for name in sorted(own[0], key=ORDER.index)]
+    shared = own[0].keys() & (other or own)[0].keys()  # a captured pass has no stages
+    stages = [_stage(name, flops, own, other, ceiling(name)) for name in sorted(shared, key=ORDER.index)]
     total = _stage("all", flops, own, other, None)
     whole = total.speedup_over_plain
     return BenchResult(

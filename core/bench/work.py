@@ -17,7 +17,7 @@ from cyclevar.core.bench.stages import StageClock, watched
 from cyclevar.core.config import DataConfig, TranslationConfig
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.generation import generate
-from cyclevar.core.inference import compile_parts, for_inference
+from cyclevar.core.inference import captured, compile_parts, for_inference
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model, build
 from cyclevar.core.models import open_model
@@ -31,7 +31,10 @@ REST = {
 }
 """What a pass does outside encoder, quantizer, backbone and decoder."""
 
-ORDER = ("encode", "tokenize", "backbone", *dict.fromkeys(REST.values()), "decode")
+CAPTURED = "captured pass"
+"""All of a pass that is one CUDA graph."""
+
+ORDER = ("encode", "tokenize", "backbone", *dict.fromkeys(REST.values()), "decode", CAPTURED)
 """Of the stages in a table."""
 
 CONVOLVED = ("encode", "decode")
@@ -69,6 +72,10 @@ class Work:
         self.images = torch.rand(config.batch, 3, *side, device=self.device).to(self.dtype) * 2 - 1
         self.targets = [model.backbone.any_target()] * config.batch
         self.passes = 0
+        self.captured: Callable[[Tensor], Tensor] | None = None
+        if config.capture and not plain and config.mode in ("parallel", "serial") and self.device.type == "cuda":
+            unseen = StageClock(torch.device("cpu"))  # no event may be recorded meanwhile
+            self.captured = captured(lambda images: self._made(images, unseen), self.images)
 
     def __call__(self, clock: StageClock) -> Tensor | None:
         """One pass; the picture that it made, float32 ``[B,3,H,W]``, unless it trains."""
@@ -78,18 +85,24 @@ class Work:
                 with clock.stage(REST["train"]):
                     self.train(self.passes - 1)
                 return None
-            half = self.dtype != torch.float32
-            autocast = torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
-            with torch.inference_mode(), autocast:
-                condition: Condition = self.model.condition(self.targets)
-                if self.config.mode == "generate":
-                    with clock.stage(REST["generate"]):
-                        return generate(self.model, condition).image.float()
-                with clock.stage("tokenize"):
-                    context = self.model.encode(self.images)
-                with clock.stage(REST[self.config.mode]):
-                    settings = TranslationConfig(mode=self.config.mode)
-                    return self.model.translate(context, condition, settings).image.float()
+            if self.captured is not None:
+                with clock.stage(CAPTURED):
+                    return self.captured(self.images)
+            return self._made(self.images, clock)
+
+    def _made(self, images: Tensor, clock: StageClock) -> Tensor:
+        half = self.dtype != torch.float32
+        autocast = torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
+        with torch.inference_mode(), autocast:
+            condition: Condition = self.model.condition(self.targets)
+            if self.config.mode == "generate":
+                with clock.stage(REST["generate"]):
+                    return generate(self.model, condition).image.float()
+            with clock.stage("tokenize"):
+                context = self.model.encode(images)
+            with clock.stage(REST[self.config.mode]):
+                settings = TranslationConfig(mode=self.config.mode)
+                return self.model.translate(context, condition, settings).image.float()
 
     def flops(self) -> dict[str, float]:
         """Floating-point operations of a pass by stage, counted while one runs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -65,12 +66,14 @@ def test_both_paths_make_the_same_picture(result: BenchResult) -> None:
     assert result.plain_peak_bytes > result.weight_bytes["backbone"]
 
 
+@pytest.mark.slow
 def test_the_plain_path_alone() -> None:
     alone = bench(TINY, rounds=1, plain=True)
     assert alone.speedup_over_plain is None
     assert alone.total.plain_seconds is None
 
 
+@pytest.mark.slow
 def test_training_is_timed() -> None:
     config = TINY.model_copy(update={"mode": "train"})
     trained = bench(config, rounds=1)
@@ -84,6 +87,21 @@ def test_every_family_generates(family: str) -> None:
     work = Work(TINY.model_copy(update={"mode": "generate", "backbone": family}), plain=False)
     times = work.timed()
     assert set(times) == {"sample and compose", "backbone", "decode"}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("mode", ["parallel", "serial"])
+def test_a_captured_pass_has_no_stages(mode: Literal["parallel", "serial"], tmp_path: Path) -> None:
+    made = bench(TINY.model_copy(update={"device": "cuda", "mode": mode, "capture": True}), rounds=2)
+    assert not made.stages
+    assert made.largest_difference is not None
+    assert made.largest_difference < 0.1
+    assert made.total.seconds.median > 0
+    plot([made, made], "batch", [1, 2], tmp_path / "plot.png")
+
+
+def test_nothing_is_captured_on_a_cpu() -> None:
+    assert Work(TINY.model_copy(update={"capture": True}), plain=False).captured is None
 
 
 def test_a_result_comes_back_from_its_file(result: BenchResult, tmp_path: Path) -> None:
