@@ -1,0 +1,1 @@
+"""Best of several candidates, judged scale by scale."""

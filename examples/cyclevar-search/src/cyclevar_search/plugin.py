@@ -1,0 +1,17 @@
+"""Registers the callback."""
+
+from __future__ import annotations
+
+from cyclevar.core.hookspecs import hookimpl
+from cyclevar.core.registry import Registry
+
+
+@hookimpl
+def cyclevar_register(registry: Registry) -> None:
+    registry.add(
+        "callback",
+        "search",
+        "cyclevar_search.search:Search",
+        summary="draws several candidates of every picture and keeps the one that a verifier likes best",
+        config="cyclevar_search.config:SearchConfig",
+    )
