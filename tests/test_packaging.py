@@ -55,6 +55,7 @@ FLOORS = (
         "pyramid",
         "session",
         "shipped",
+        "tiling",
         "translation",
     ),
     ("data", "generation"),
