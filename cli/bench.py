@@ -50,6 +50,9 @@ def command(
         str, typer.Option("--attention", metavar="auto|xformers|sdpa|dense", help="The kernel of the attention.")
     ] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile encoder, backbone and decoder first.")] = False,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", help="On a busy CPU: seconds that one thread computes, not those that pass.")
+    ] = False,
     capture: Annotated[bool, typer.Option("--capture", help="Replay a translation as a CUDA graph, on a GPU.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in 8 bits, on a CPU.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Time the straightforward path alone.")] = False,
@@ -110,6 +113,7 @@ def command(
             "dtype": dtype,
             "attention": attention,
             "compile": compiled,
+            "cpu_time": cpu_time,
             "capture": capture,
             "int8": int8,
             "training": apply_overrides({}, overrides or []),

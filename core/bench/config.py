@@ -34,6 +34,8 @@ class BenchConfig(Settings):
     attention: str = "auto"
     compile: bool = False
     int8: bool = False
+    cpu_time: bool = False
+    """On a CPU: seconds that one thread of the process computes, which other processes hardly change."""
     capture: bool = False
     """Record a translation as one CUDA graph and replay it, so that it has no stages; on a CPU this changes nothing."""
     training: dict[str, Any] = Field({})

@@ -46,7 +46,7 @@ def _cells(stage: Stage, compared: bool) -> list[str]:
 
 def _title(result: BenchResult) -> str:
     config, (height, width) = result.config, result.image_size
-    extras = [name for name in ("compile", "capture", "int8") if getattr(config, name)]
+    extras = [name.replace("_", " ") for name in ("compile", "capture", "int8", "cpu_time") if getattr(config, name)]
     where = result.machine.get("GPU") or result.machine.get("processor", "")
     parts = [
         f"{config.backbone} {config.preset}, {config.mode}, {height}x{width} pixels, batch {config.batch}",

@@ -38,11 +38,17 @@ class StageClock:
     """Notes when stages begin and end; the time of an inner stage does not count for the outer one.
 
     On a GPU the times are those of events in its stream, so that nothing waits for it inside a pass. With ``counter``
-    each stage's floating-point operations are told apart too (a multiplication and an addition are two).
+    each stage's floating-point operations are told apart too (a multiplication and an addition are two). On a CPU
+    ``now`` tells the seconds.
     """
 
-    def __init__(self, device: torch.device, counter: FlopCounterMode | None = None) -> None:
-        self._device, self._counter = device, counter
+    def __init__(
+        self,
+        device: torch.device,
+        counter: FlopCounterMode | None = None,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._device, self._counter, self._now = device, counter, now
         self._marks: list[_Mark] = []
         self._stage = OUTSIDE
 
@@ -61,7 +67,7 @@ class StageClock:
             at: Any = torch.cuda.Event(enable_timing=True)
             at.record()
         else:
-            at = time.perf_counter()
+            at = self._now()
         self._stage = stage
         self._marks.append(_Mark(stage, at, self._counter.get_total_flops() if self._counter else 0))
 

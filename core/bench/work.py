@@ -50,6 +50,10 @@ class Work:
     def __init__(self, config: BenchConfig, *, plain: bool) -> None:
         """Raises `ConfigError` for a size, device or dtype that cannot be had."""
         self.config, self.device = config, choose_device(config.device)
+        self.now = time.perf_counter
+        if config.cpu_time and self.device.type == "cpu":
+            torch.set_num_threads(1)
+            self.now = time.process_time
         self.dtype = _dtype(config.dtype, self.device)
         torch.manual_seed(0)
         model = sized(_open(config), config.size).to(self.device)
@@ -118,7 +122,7 @@ class Work:
 
     def timed(self) -> dict[str, float]:
         """Seconds of a pass by stage."""
-        clock = StageClock(self.device)
+        clock = StageClock(self.device, now=self.now)
         self(clock)
         return clock.seconds()
 
@@ -182,7 +186,9 @@ def _training(model: Model, config: BenchConfig) -> Callable[[int], object]:
     return task.update
 
 
-def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+def ceilings(
+    device: torch.device, dtype: torch.dtype, now: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Floating-point operations a second of a large matrix product and of a large 3x3 convolution, measured now."""
     side, channels, map_side = (8192, 512, 256) if device.type == "cuda" else (2048, 320, 96)
     matrix = torch.randn(side, side, device=device, dtype=dtype)
@@ -192,19 +198,19 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     maps = maps.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         return {
-            "matrix product": 2 * side**3 / _seconds(lambda: matrix @ matrix, device),
-            "convolution": 18 * channels**2 * map_side**2 / _seconds(lambda: convolution(maps), device),
+            "matrix product": 2 * side**3 / _seconds(lambda: matrix @ matrix, device, now),
+            "convolution": 18 * channels**2 * map_side**2 / _seconds(lambda: convolution(maps), device, now),
         }
 
 
-def _seconds(call: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+def _seconds(call: Callable[[], object], device: torch.device, now: Callable[[], float], repeats: int = 3) -> float:
     best = float("inf")
     for _ in range(repeats):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        begun = time.perf_counter()
+        begun = now()
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, now() - begun)
     return best

@@ -80,7 +80,7 @@ def _serve(pipe: Connection, config: BenchConfig, plain: bool) -> None:
                 elif question == "pass":
                     answer = work.timed()
                 elif question == "ceilings":
-                    answer = ceilings(work.device, work.dtype)
+                    answer = ceilings(work.device, work.dtype, work.now)
                 elif question == "picture":
                     made = work(StageClock(work.device))
                     answer = None if made is None else made.cpu().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -29,10 +30,9 @@ def result() -> BenchResult:
     return bench(TINY, rounds=2)
 
 
-def test_an_inner_stage_does_not_count_for_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inner_stage_does_not_count_for_the_outer_one() -> None:
     times = iter([0.0, 1.0, 3.0, 7.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(times))
-    clock = StageClock(CPU)
+    clock = StageClock(CPU, now=lambda: next(times))
     with clock.stage("outer"), clock.stage("inner"):
         pass
     assert clock.seconds() == {"outer": 1.0 + 4.0, "inner": 2.0}
@@ -98,6 +98,18 @@ def test_a_captured_pass_has_no_stages(mode: Literal["parallel", "serial"], tmp_
     assert made.largest_difference < 0.1
     assert made.total.seconds.median > 0
     plot([made, made], "batch", [1, 2], tmp_path / "plot.png")
+
+
+def test_time_that_the_processor_spends() -> None:
+    threads = torch.get_num_threads()
+    try:
+        work = Work(TINY.model_copy(update={"cpu_time": True}), plain=False)
+        assert torch.get_num_threads() == 1
+        begun = time.process_time()
+        seconds = sum(work.timed().values())
+        assert 0 < seconds <= time.process_time() - begun
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_nothing_is_captured_on_a_cpu() -> None:
