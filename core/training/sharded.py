@@ -32,7 +32,8 @@ def shard(module: nn.Module, team: Team) -> None:
             for block in part:
                 if any(True for _ in block.parameters()):
                     fully_shard(block, mesh=mesh, ignored_params=empty)
-    fully_shard(module, mesh=mesh, ignored_params=empty)
+    if not isinstance(module, nn.ModuleList):
+        fully_shard(module, mesh=mesh, ignored_params=empty)
     for name in ALSO_FORWARD:
         if hasattr(module, name):
             register_fsdp_forward_method(module, name)

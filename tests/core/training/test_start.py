@@ -23,6 +23,7 @@ from cyclevar.core.model import build, load_model
 from cyclevar.core.settings import validate
 from cyclevar.core.training import start
 from cyclevar.core.training.start import pretrain, start_model, train
+from cyclevar.core.training.trainer import TranslatorTask
 from cyclevar.core.translator import Translator
 
 
@@ -428,3 +429,31 @@ def test_the_best_step_is_a_translator_of_its_own(
     last, best = Translator.load(out), Translator.load(out / "best")
     assert digest(last.model.tokenizer) == digest(best.model.tokenizer)
     assert (digest(last.model.translates) == digest(best.model.translates)) == (step == max(scores))
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize(("at", "resume", "stays"), [(0, False, False), (6, False, True), (0, True, True)])
+def test_a_new_run_without_memory_leaves_nothing(
+    train_config: TrainConfig,
+    display: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    resume: bool,
+    stays: bool,
+) -> None:
+    out, update = tmp_path / "run", TranslatorTask.update
+
+    def fail(self: TranslatorTask, step: int) -> Mapping[str, float]:
+        if step >= at:
+            raise RuntimeError("CUDA out of memory")
+        return update(self, step)
+
+    if resume:
+        train(change(train_config, loop__steps=1), out, resume=False, display=display)
+    monkeypatch.setattr(TranslatorTask, "update", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(train_config, out, resume=resume, display=display)
+    assert out.exists() == stays
+    if stays:
+        assert list((out / "checkpoints").glob("step-*.safetensors"))

@@ -8,12 +8,14 @@ going on from step to step, begin every step from the state that another trainin
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 
@@ -58,6 +60,9 @@ def main() -> int:
     if more and not resume:
         start.run = replay(Path(more[1]))
     text = Path(config).read_text()
+    judge = json.loads(text).get("discriminator", {}).get("settings", {})
+    if judge.get("model") == "cyclevar-small":  # as the fixture `small_clip` has it
+        open_clip.add_model_config(Path(judge["weights"]).with_name("cyclevar-small.json"))
     try:
         if kind == "train":
             settings = TrainConfig.model_validate_json(text)
