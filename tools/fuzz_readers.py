@@ -134,7 +134,7 @@ def main() -> None:
             with contextlib.suppress(CyclevarError):
                 read(path)
 
-        limits = [f"-max_total_time={given.seconds}", "-max_len=4096", "-timeout=60", "-rss_limit_mb=6000"]
+        limits = [f"-max_total_time={given.seconds}", "-max_len=4096", "-timeout=300", "-rss_limit_mb=6000"]
         given.keep.mkdir(parents=True, exist_ok=True)
         atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={given.keep}/", str(corpus)], once)
         atheris.Fuzz()

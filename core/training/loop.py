@@ -141,137 +141,160 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
         CheckpointError: a state cannot be read or saved; what was saved before is untouched.
         PluginError: a callback failed; the state was saved.
     """
-    team = task.team
-    task_parts = task.parts()
-    team.align(task_parts)
-    step = team.in_turn(lambda: folder.restore(task.parts()))
-    folder.rewind_log(step)
-    if step:
-        display.note(f"resumed after {step} of {config.steps} steps")
-    meter, warned, report, spikes = _Meter(task), set[str](), _Report(folder), Spikes(config.spike)
-    left_out = steps_left_out(folder)
-    if config.on_divergence == "restore" and team.answer(not folder.saved()):
-        folder.save(0, task.parts(), keep=config.keep)
-    tracker = tracker or Tracker()
-    tracker.start(step)
+    training = _Training(task, folder, config, display, tracker or Tracker())
     with _signals() as caught, contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(tracker.finish)
-        if folder.writes:
-            at_the_end.callback(report.write)
-        at_the_end.enter_context(team.watching(folder.path))
-
-        def tell(values: Mapping[str, Any]) -> None:
-            folder.log(values)
-            tracker.log(values)
-
-        def validate() -> None:
-            found, _ = team.agree(task.validate(step))
-            demand_finite(found)
-            tell({"step": step} | {f"validation/{name}": value for name, value in found.items()})
-            display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-            score, best = task.score(found), folder.best()
-            if team.answer(score is not None and (best is None or score < best.score)) and score is not None:
-                folder.save_best(step, score, task.averaged())
-                display.note(f"step {step}: the best so far")
-            for remark in task.remarks(step, found):
-                display.note(f"step {step}: {remark}")
-                if remark not in warned:
-                    _log.warning("%s", remark)
-                    warned.add(remark)
-
-            call_back("on_validation", found)
-
-        def save() -> None:
-            demand_finite_state(task.parts())
-            folder.save(step, task.parts(), keep=config.keep)
-
-        def call_back(event: Literal["on_update", "on_validation"], figures: Mapping[str, float]) -> None:
-            """A callback that fails stops the run, which is saved before."""
-            try:
-                task.tell(event, step, figures)
-            except CyclevarError:
-                save()
-                display.note(f"step {step}: a callback failed; the state is saved")
-                raise
-
-        task.tell("begin")
-        while step < config.steps:
-            random, number = random_state(), step
-            act: Callable[[], object] = functools.partial(task.update, number)
-            try:
-                made: Mapping[str, float] = {}
-                if number + 1 not in left_out:
-                    with meter.running():
-                        made = task.update(number)
-                figures, signalled = team.agree(made, caught[0] if caught else 0)
-                if made:
-                    demand_finite(figures)
-                    meter.add(figures)
-                    for remark in spikes.look(number + 1, figures):
-                        display.note(f"step {number + 1}: {remark}")
-                step += 1
-                if step not in left_out:
-                    call_back("on_update", figures)
-                stop, last = bool(signalled), step == config.steps
-                if step % config.log_every == 0 or last or stop:
-                    values = {"step": step, **meter.read()}
-                    tell(values)
-                    display.show(step, config.steps, values)
-                if (step % config.validate_every == 0 or last) and not stop:
-                    act = functools.partial(task.validate, step)
-                    validate()
-                if (step % config.sample_every == 0 or last) and not stop:
-                    rows = task.sample(step)
-                    if folder.writes:
-                        write_grid(folder.samples / f"step-{step:08d}.png", rows)
-                if step % config.save_every == 0 or last or stop:
-                    save()
-            except NonFiniteError as error:
-                module = first_module(task, random, act) if team.alone else None  # the others would wait for it
-                may_go_on = config.on_divergence == "restore" and len(left_out) < config.most_restores
-                kept = folder.failures
-                if folder.writes:
-                    kept = keep_failure(
-                        folder, number + 1, str(error), module, task.pictures(number), random, left_out=may_go_on
-                    )
-                if not may_go_on:
-                    raise _diverged(number + 1, str(error), module, kept, folder, config) from error
-                left_out.add(number + 1)
-                step = team.in_turn(lambda: folder.restore(task.parts()))
-                folder.rewind_log(step)
-                meter.start()
-                where = f" in {module}" if module else ""
-                display.note(
-                    f"step {number + 1} went wrong{where} ({error}; {kept}): going on after step {step} without it, "
-                    f"{len(left_out)} of at most {config.most_restores} left out"
-                )
-                continue
-            looked = step % config.validate_every == 0 or step % config.save_every == 0
-            if folder.writes and looked and not (last or stop):
-                report.refresh()
-            if stop:
-                raise StoppedError(signalled, step, config.steps, folder.path)
+        training.begin(at_the_end)
+        while training.step < config.steps:
+            training.make_step(caught)
         task.tell("end")
+
+
+class _Training:
+    """A run while it goes on: ``step`` updates are made."""
+
+    def __init__(self, task: Task, folder: RunFolder, config: LoopConfig, display: Display, tracker: Tracker) -> None:
+        self._task, self._folder, self._config, self._display = task, folder, config, display
+        self._tracker, self._report, self._meter = tracker, _Report(folder), _Meter(task)
+        self._spikes, self._warned = Spikes(config.spike), set[str]()
+        task.team.align(task.parts())
+        self._restore()
+        if self.step:
+            display.note(f"resumed after {self.step} of {config.steps} steps")
+        self._left_out = steps_left_out(folder)
+        if config.on_divergence == "restore" and task.team.answer(not folder.saved()):
+            self._save()
+
+    def begin(self, at_the_end: contextlib.ExitStack) -> None:
+        """Start what goes beside the training, and have it finished in the end."""
+        self._tracker.start(self.step)
+        at_the_end.callback(self._tracker.finish)
+        if self._folder.writes:
+            at_the_end.callback(self._report.write)
+        at_the_end.enter_context(self._task.team.watching(self._folder.path))
+        self._task.tell("begin")
+
+    def make_step(self, caught: Sequence[int]) -> None:
+        """One update and all that is due after it; stops where a signal was ``caught``."""
+        random, number = random_state(), self.step
+        acts: list[Callable[[], object]] = [functools.partial(self._task.update, number)]
+        try:
+            signalled = self._update(number, caught)
+            last = self.step == self._config.steps
+            if self._due(self._config.log_every) or last or signalled:
+                values = {"step": self.step, **self._meter.read()}
+                self._tell(values)
+                self._display.show(self.step, self._config.steps, values)
+            if (self._due(self._config.validate_every) or last) and not signalled:
+                acts.append(functools.partial(self._task.validate, self.step))
+                self._validate()
+            if (self._due(self._config.sample_every) or last) and not signalled:
+                rows = self._task.sample(self.step)
+                if self._folder.writes:
+                    write_grid(self._folder.samples / f"step-{self.step:08d}.png", rows)
+            if self._due(self._config.save_every) or last or signalled:
+                self._save()
+        except NonFiniteError as error:
+            self._go_back(number + 1, str(error), random, acts[-1])
+            return
+        looked = self._due(self._config.validate_every) or self._due(self._config.save_every)
+        if self._folder.writes and looked and not (last or signalled):
+            self._report.refresh()
+        if signalled:
+            raise StoppedError(signalled, self.step, self._config.steps, self._folder.path)
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0
+
+    def _update(self, number: int, caught: Sequence[int]) -> int:
+        """Update ``number``, unless it is left out; the signal that any process has caught, or 0."""
+        made: Mapping[str, float] = {}
+        if number + 1 not in self._left_out:
+            with self._meter.running():
+                made = self._task.update(number)
+        figures, signalled = self._task.team.agree(made, caught[0] if caught else 0)
+        if made:
+            demand_finite(figures)
+            self._meter.add(figures)
+            for remark in self._spikes.look(number + 1, figures):
+                self._display.note(f"step {number + 1}: {remark}")
+        self.step += 1
+        if made:
+            self._call_back("on_update", figures)
+        return signalled
+
+    def _validate(self) -> None:
+        task, folder, step = self._task, self._folder, self.step
+        found, _ = task.team.agree(task.validate(step))
+        demand_finite(found)
+        self._tell({"step": step} | {f"validation/{name}": value for name, value in found.items()})
+        self._display.note(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+        score, best = task.score(found), folder.best()
+        if task.team.answer(score is not None and (best is None or score < best.score)) and score is not None:
+            folder.save_best(step, score, task.averaged())
+            self._display.note(f"step {step}: the best so far")
+        for remark in task.remarks(step, found):
+            self._display.note(f"step {step}: {remark}")
+            if remark not in self._warned:
+                _log.warning("%s", remark)
+                self._warned.add(remark)
+        self._call_back("on_validation", found)
+
+    def _save(self) -> None:
+        parts = self._task.parts()
+        demand_finite_state(parts)
+        self._folder.save(self.step, parts, keep=self._config.keep)
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint."""
+        self.step = self._task.team.in_turn(lambda: self._folder.restore(self._task.parts()))
+        self._folder.rewind_log(self.step)
+
+    def _tell(self, values: Mapping[str, Any]) -> None:
+        self._folder.log(values)
+        self._tracker.log(values)
+
+    def _call_back(self, event: Literal["on_update", "on_validation"], figures: Mapping[str, float]) -> None:
+        """A callback that fails stops the run, which is saved before."""
+        try:
+            self._task.tell(event, self.step, figures)
+        except CyclevarError:
+            self._save()
+            self._display.note(f"step {self.step}: a callback failed; the state is saved")
+            raise
+
+    def _go_back(self, step: int, problem: str, random: Mapping[str, Tensor], act: Callable[[], object]) -> None:
+        """Keep what ``step`` (from 1) saw, and go on from the last checkpoint without it, or raise `DivergenceError`.
+
+        ``act`` is what went wrong, ``random`` the random state that the step began with.
+        """
+        task, folder, config, left_out = self._task, self._folder, self._config, self._left_out
+        module = first_module(task, random, act) if task.team.alone else None  # the others would wait for it
+        restoring = config.on_divergence == "restore"
+        may_go_on, kept = restoring and len(left_out) < config.most_restores, folder.failures
+        if folder.writes:
+            kept = keep_failure(folder, step, problem, module, task.pictures(step - 1), random, left_out=may_go_on)
+        if not may_go_on:
+            saved = folder.saved()
+            other = "" if restoring else ", or resume this one with --set loop.on_divergence=restore"
+            raise DivergenceError(
+                f"the training diverged in step {step}: {problem}" + (f" (first in {module})" if module else ""),
+                expected="finite figures",
+                hint=f"lower the learning rate and start a new run{other}; what the step saw is in {kept}; the last "
+                f"checkpoint is {saved[-1] if saved else 'none'}",
+            )
+        left_out.add(step)
+        self._restore()
+        self._meter.start()
+        self._display.note(
+            f"step {step} went wrong" + (f" in {module}" if module else "") + f" ({problem}; {kept}): going on after "
+            f"step {self.step} without it, {len(left_out)} of at most {config.most_restores} left out"
+        )
 
 
 def write_grid(path: Path, rows: Sequence[Tensor]) -> None:
     """Rows of pictures ``[N,3,H,W]`` in [-1,1] as one PNG file."""
     picture = to_picture(torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1))
     write_atomically(path, lambda partial: picture.save(partial, format="PNG"))
-
-
-def _diverged(
-    step: int, problem: str, module: str | None, kept: Path, folder: RunFolder, config: LoopConfig
-) -> DivergenceError:
-    saved = folder.saved()
-    where = f" (first in {module})" if module else ""
-    other = "" if config.on_divergence == "restore" else ", or resume this one with --set loop.on_divergence=restore"
-    return DivergenceError(
-        f"the training diverged in step {step}: {problem}{where}",
-        expected="finite figures",
-        hint=f"lower the learning rate and start a new run{other}; what the step saw is in {kept}; the last checkpoint "
-        f"is {saved[-1] if saved else 'none'}",
-    )
 
 
 class _Report:
