@@ -57,6 +57,7 @@ class TinyBackbone(Backbone):
     """Learned positions of one schedule, and a row for each domain behind one for no domain."""
 
     config: TinyBackboneConfig
+    capabilities = frozenset({"cache_policy", "taps"})
 
     def __init__(self, config: TinyBackboneConfig, channels: int, codes: int, schedule: ScaleSchedule) -> None:
         super().__init__()

@@ -1,0 +1,1 @@
+"""A watermark in the codes that a model draws, and its detection."""

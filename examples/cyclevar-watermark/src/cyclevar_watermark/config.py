@@ -1,0 +1,18 @@
+"""Settings of the watermark; torch-free."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from cyclevar.core.settings import Settings
+
+
+class WatermarkConfig(Settings):
+    """Who looks for the watermark must know ``key`` and ``scales``."""
+
+    key: str = Field(min_length=1)
+    """The secret."""
+    strength: NonNegativeFloat = 2.0
+    """What is added to the logits of green codes."""
+    scales: PositiveInt = 1
+    """How many of the finest scales are marked."""
