@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,24 +82,31 @@ def test_the_whole_cache_changes_nothing(model: Model, drawn: Generation) -> Non
     assert not torch.equal(less.image, drawn.image)
 
 
-def test_what_the_queries_look_at_is_better_than_chance(
+def test_the_next_scale_looks_at_what_stays(
     cached_logits: Callable[[CachePolicy | None], tuple[Tensor, list[list[int]]]],
 ) -> None:
-    class Chance(ScaleKvPolicy):
-        def evict(self, view: LayerView) -> Mapping[int, Tensor] | None:
-            random = torch.Generator().manual_seed(view.scale * view.depth + view.layer)
-            query = torch.randn(view.query.shape, generator=random)
-            return super().evict(LayerView(**{**vars(view), "query": query}))
+    """At more of it, that is, than at as many tokens of the history at random."""
 
-    whole = cached_logits(None)[0].log_softmax(-1)
+    class Compared(CachePolicy):
+        def __init__(self) -> None:
+            self.policy, self.staying, self.shares = ScaleKvPolicy(ScaleKvConfig(share=0.1)), {}, []
 
-    def error(policy: CachePolicy) -> float:
-        logits = cached_logits(policy)[0].log_softmax(-1)
-        return float((whole.exp() * (whole - logits)).sum(-1).mean())
+        def evict(self, view: LayerView) -> None:
+            """Drops nothing, but notes the part of the attention and that of the tokens that would have stayed."""
+            if staying := self.staying.get(view.layer):
+                weights = attention(view, torch.arange(view.query.shape[1])).mean((0, 1, 2))
+                parts = weights.split([keys.shape[1] for keys, _ in view.held.values()])[:-1]
+                kept = [part[staying[k][0]] if k in staying else part for k, part in enumerate(parts)]
+                one, other = torch.cat(kept), torch.cat(parts)
+                self.shares.append((float(one.sum() / other.sum()), len(one) / len(other)))
+            self.staying[view.layer] = self.policy.evict(view)
 
-    for share in (0.2, 0.4):
-        config = ScaleKvConfig(share=share)
-        assert error(ScaleKvPolicy(config)) < 0.9 * error(Chance(config))
+    compared = Compared()
+    cached_logits(compared)
+    attended, held = torch.tensor(compared.shares).T
+    assert len(held) >= 12
+    assert bool((attended > held).all())
+    assert float(attended[-4:].mean()) > 2 * float(held[-4:].mean())  # in the last scale, which sees most
 
 
 def test_the_observation_window_and_what_it_looks_at_most_stay() -> None:
