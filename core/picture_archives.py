@@ -220,7 +220,7 @@ def _samples(job: ArchiveJob) -> Iterator[list[_Member]]:
 def sample_key(name: str) -> str:
     """What the members of one sample share: the name up to the first dot of the file name."""
     path = PurePosixPath(name)
-    return str(path.with_name(path.name.split(".", 1)[0] or path.name))
+    return str(path.with_name(path.name.split(".", 1)[0] or path.name)) if path.name else name
 
 
 def _members(job: ArchiveJob) -> Iterator[_Member]:
@@ -242,7 +242,7 @@ def _members(job: ArchiveJob) -> Iterator[_Member]:
                     continue
                 if not info.isreg():
                     yield _Member(where, info.name, b"", f"{where} is no file but a link or a device")
-                elif inside(job.output.parent, info.name) is None:
+                elif inside(job.output.parent, info.name) is None or not PurePosixPath(info.name).name:
                     yield _Member(where, info.name, b"", f"{info.name!r} in {job.source} leads out of its folder")
                 elif info.size > LARGEST_FILE:
                     yield _Member(where, info.name, b"", f"{where} has {info.size} bytes, more than any picture")

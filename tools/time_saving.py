@@ -44,7 +44,8 @@ def main() -> None:
         tensors = net.state_dict()
         acts = {
             "write": lambda: save_tensors(path, tensors, {"step": 1}),
-            "hash and note": lambda: manifest.add(path),
+            "begin to hash": lambda: manifest.add(path),
+            "hash, beside the training": manifest.finish,
             "look for what is not finite": lambda: demand_finite_state({"net": net}),
             "verify": lambda: manifest.flaw(path),
         }

@@ -168,6 +168,7 @@ class _Training:
         """Start what goes beside the training, and have it finished in the end."""
         self._tracker.start(self.step)
         at_the_end.callback(self._tracker.finish)
+        at_the_end.callback(self._folder.manifest.finish)
         if self._folder.writes:
             at_the_end.callback(self._report.write)
         at_the_end.enter_context(self._task.team.watching(self._folder.path))

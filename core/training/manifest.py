@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 from cyclevar.core.checkpoints import save_text
+from cyclevar.core.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
 
@@ -22,10 +24,34 @@ class Manifest:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "manifest.json"
+        self._noting: threading.Thread | None = None
 
     def add(self, written: Path) -> None:
-        """Note a file that was just written, and forget those that are gone."""
-        noted = self._read() | {written.name: {"bytes": written.stat().st_size, "sha256": _sha256(written)}}
+        """Note a file that was just written, and forget those that are gone; goes on beside what follows."""
+        self.finish()
+        self._noting = threading.Thread(target=self._note, args=(written,), name="manifest")
+        self._noting.start()
+
+    def forget(self, path: Path) -> None:
+        """To be called before a file is written anew, lest it be taken for damaged should the process end just then."""
+        self.finish()
+        noted = self._read()
+        if noted.pop(path.name, None):
+            self._write(noted)
+
+    def finish(self) -> None:
+        """Wait until what was added is noted. Nothing that is being noted may be changed or removed before."""
+        if self._noting is not None:
+            self._noting.join()
+            self._noting = None
+
+    def _note(self, written: Path) -> None:
+        try:
+            self._write(self._read() | {written.name: {"bytes": written.stat().st_size, "sha256": _sha256(written)}})
+        except (OSError, CheckpointError) as error:  # the file itself is whole
+            _log.warning("%s is not noted in %s (%s)", written, self.path.name, error)
+
+    def _write(self, noted: dict[str, dict[str, Any]]) -> None:
         there = {path.name for path in self.path.parent.iterdir()}
         files = {name: noted[name] for name in sorted(noted.keys() & there)}
         save_text(self.path, json.dumps({"files": files, "sha256": _own(files)}, indent=1) + "\n")
@@ -35,6 +61,7 @@ class Manifest:
 
         The latter is so for files of earlier versions, and of a process that ended just before noting one.
         """
+        self.finish()
         noted = self._read().get(path.name)
         if noted is None:
             return None

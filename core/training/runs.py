@@ -145,6 +145,7 @@ class RunFolder(RunFiles):
         path, tensors = self.checkpoints / f"step-{step:08d}.safetensors", pack_state(parts)
         if not self.writes:
             return
+        self.manifest.forget(path)
         save_tensors(path, tensors, {"step": step})
         for old in self.saved()[:-keep]:
             old.unlink()
@@ -187,6 +188,7 @@ class RunFolder(RunFiles):
         tensors = pack_state(parts)
         if not self.writes:
             return
+        self.manifest.forget(self.best_state)
         save_tensors(self.best_state, tensors, {"step": step, "score": score})
         self.manifest.add(self.best_state)
 

@@ -102,7 +102,7 @@ def test_formats_and_names(translator: Translator, tmp_path: Path) -> None:
         run(translator, source, tmp_path / "none", kind="pgn")
 
 
-@pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "a/../../out.png", "C:/out.png", "..\\out.png"])
+@pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "a/../../out.png", "C:/out.png", "..\\out.png", "."])
 def test_names_cannot_leave_the_folder(translator: Translator, tmp_path: Path, name: str) -> None:
     source = pack(tmp_path / "in" / "x.tar", {name: encoded(0), "fine.png": encoded(1)})
     outcomes = run(translator, source, tmp_path / "out")

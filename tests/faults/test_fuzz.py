@@ -107,6 +107,7 @@ def test_run_folders_with_damaged_states(tmp_path: Path, data: st.DataObject) ->
     for step in (1, 2):
         net.weight.data.fill_(step)
         folder.save(step, {"net": net}, keep=2)
+    folder.manifest.finish()
     chosen = data.draw(st.sampled_from([folder.saved()[-1], folder.manifest.path]))
     chosen.write_bytes(data.draw(damaged(chosen.read_bytes())))
     restored = folder.restore({"net": net})

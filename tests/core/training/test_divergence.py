@@ -135,6 +135,9 @@ def test_weights_and_optimizer_states_are_named() -> None:
     task.net[3].weight.data[0, 1] = NAN
     with pytest.raises(NonFiniteError, match=r"net/3.weight is not finite"):
         demand_finite_state(task.parts())
+    large = nn.Linear(4, 4)
+    large.weight.data.fill_(3e38)  # whose sum is not finite
+    demand_finite_state({"net": large})
 
 
 def test_an_update_down_a_wrong_gradient_is_not_made() -> None:

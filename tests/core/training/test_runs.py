@@ -18,7 +18,7 @@ from torch import nn
 from cyclevar.core.config import LoopConfig, TrainConfig
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.report.files import read_lines
-from cyclevar.core.training.runs import RunFolder, pack_state, unpack_state
+from cyclevar.core.training.runs import Best, RunFolder, pack_state, unpack_state
 
 FACTS = {"data": "emoji 0123", "tokenizer": "4567"}
 
@@ -181,6 +181,12 @@ def test_restoring_gives_back_what_was_saved(folder: RunFolder) -> None:
     assert all(torch.equal(value, saved[name]) for name, value in states(other).items())
 
 
+def whole(folder: RunFolder) -> list[Path]:
+    """The checkpoints, noted in the manifest."""
+    folder.manifest.finish()
+    return folder.saved()
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -188,7 +194,7 @@ def truncate(path: Path) -> None:
 def test_a_truncated_state_gives_way_to_the_one_before(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     for step in (5, 10):
         folder.save(step, make_parts(step), keep=2)
-    newest = folder.saved()[-1]
+    newest = whole(folder)[-1]
     truncate(newest)
     with caplog.at_level(logging.WARNING):
         assert folder.restore(make_parts(0)) == 5
@@ -206,7 +212,7 @@ def flip(path: Path) -> None:
 def test_an_altered_state_gives_way_to_the_one_before(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     for step in (5, 10):
         folder.save(step, make_parts(step), keep=2)
-    flip(folder.saved()[-1])
+    flip(whole(folder)[-1])
     with caplog.at_level(logging.WARNING):
         assert folder.restore(make_parts(0)) == 5
     assert "is damaged; going on with the checkpoint before it (its SHA-256 begins with " in caplog.text
@@ -215,6 +221,7 @@ def test_an_altered_state_gives_way_to_the_one_before(folder: RunFolder, caplog:
 def test_an_altered_best_state_is_put_aside(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     folder.save(5, make_parts(5), keep=2)
     folder.save_best(5, 0.25, make_parts(5))
+    whole(folder)
     flip(folder.best_state)
     with pytest.raises(CheckpointError, match=r"best.safetensors is damaged: its SHA-256 .*; resume the run"):
         folder.restore_best(make_parts(0))
@@ -227,6 +234,7 @@ def test_the_manifest_tells_what_is_there(folder: RunFolder) -> None:
     for step in (5, 10, 15):
         folder.save(step, make_parts(step), keep=2)
     folder.save_best(10, 0.5, make_parts(10))
+    folder.manifest.finish()
     noted = json.loads(folder.manifest.path.read_text())["files"]
     states = [path for path in folder.checkpoints.iterdir() if path != folder.manifest.path]
     assert noted == {
@@ -236,17 +244,42 @@ def test_the_manifest_tells_what_is_there(folder: RunFolder) -> None:
     assert len(states) == 3
 
 
+def test_a_process_that_ends_before_it_notes_a_state_condemns_none(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (5, 10):
+        folder.save(step, make_parts(step), keep=2)
+        folder.save_best(step, 1 / step, make_parts(step))
+    monkeypatch.setattr(folder.manifest, "add", lambda path: None)
+    folder.save(10, make_parts(11), keep=2)
+    folder.save_best(11, 0.01, make_parts(11))
+    parts = make_parts(0)
+    assert folder.restore(parts) == 10
+    folder.restore_best(parts)
+    assert folder.best() == Best(11, 0.01)
+
+
+def test_a_state_that_cannot_be_noted_is_a_warning(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder.manifest.path.mkdir()
+    folder.save(5, make_parts(5), keep=2)
+    folder.manifest.finish()
+    assert "step-00000005.safetensors is not noted in manifest.json" in caplog.text
+    assert folder.restore(make_parts(0)) == 5
+
+
 NOTED = '{"files": {"step-00000005.safetensors": {"bytes": 3, "sha256": "0"}}, "sha256": "1"}'
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 100000, '{"files": 3}', NOTED])
 def test_without_a_manifest_a_state_is_what_it_holds(folder: RunFolder, content: str) -> None:
     folder.save(5, make_parts(5), keep=2)
+    folder.manifest.finish()
     folder.manifest.path.write_text(content)
     assert folder.restore(make_parts(0)) == 5
     folder.manifest.path.unlink()
     assert folder.restore(make_parts(0)) == 5
     folder.save(6, make_parts(6), keep=2)
+    folder.manifest.finish()
     assert list(json.loads(folder.manifest.path.read_text())["files"]) == ["step-00000006.safetensors"]
 
 
@@ -256,18 +289,20 @@ def test_names_in_the_manifest_are_no_paths(folder: RunFolder, name: str) -> Non
     outside.write_text("precious")
     folder.save(5, make_parts(5), keep=1)
     (folder.checkpoints / "step-00000009.safetensors").symlink_to(folder.path / "nowhere")
+    folder.manifest.finish()
     files = json.loads(folder.manifest.path.read_text())["files"] | {name: {"bytes": 8, "sha256": "0"}}
     own = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     folder.manifest.path.write_text(json.dumps({"files": files, "sha256": own}))
     assert folder.restore(make_parts(0)) == 5
     folder.save(6, make_parts(6), keep=1)
     assert outside.read_text() == "precious"
+    folder.manifest.finish()
     assert list(json.loads(folder.manifest.path.read_text())["files"]) == ["step-00000006.safetensors"]
 
 
 def test_where_every_state_is_damaged_nothing_begins_anew_by_itself(folder: RunFolder) -> None:
     folder.save(5, make_parts(5), keep=2)
-    truncate(folder.saved()[0])
+    truncate(whole(folder)[0])
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read; start a new run with --out"):
         folder.restore(make_parts(0))
 
