@@ -80,8 +80,7 @@ class Estimate(Settings):
 
 def table(found: Estimate) -> RenderableType:
     """The estimate for a terminal."""
-    title = f"{found.what}: {found.peak_bytes / 1e9:.2f} GB"
-    drawn = Table("component", "parameters", "MB", title=title, pad_edge=False)
+    drawn = Table("component", "parameters", "MB", pad_edge=False)
     for column in drawn.columns[1:]:
         column.justify = "right"
     for name, parameters, size in found.rows():
@@ -91,7 +90,7 @@ def table(found: Estimate) -> RenderableType:
         notes.insert(0, f"{found.trained:,} parameters are trained. Validation: {found.validation_bytes / 1e9:.2f} GB.")
     if found.savings:
         notes.append(f"Less memory: {', '.join(found.savings)}.")
-    return Group(drawn, *notes)
+    return Group(f"{found.what}: {found.peak_bytes / 1e9:.2f} GB", drawn, *notes)
 
 
 def estimate(config: BenchConfig) -> Estimate:
@@ -162,6 +161,7 @@ def _result(ledger: Ledger, what: str, parts: Mapping[str, Sequence[Tensor]], **
     from cyclevar import __version__
 
     memory = {name: size for name, size in ledger.at_peak.items() if size}
+    parts = {name: some for name, some in parts.items() if name in memory}
     counts = {name: sum(one.numel() for one in some if isinstance(one, nn.Parameter)) for name, some in parts.items()}
     facts: dict[str, Any] = {"trained": 0, "validation_bytes": 0, **more}
     return Estimate(
@@ -194,6 +194,26 @@ def _pass(model: PictureModel, mode: str, batch: int, *, half: bool) -> Estimate
 
 def _training(model: PictureModel, config: TrainConfig) -> Estimate:
     """Of an update of the adversarial stage in which every loss is due, and of the validation."""
+    ledger, task, parts = weightless_training(model, config)
+    with _running(ledger, model):
+        task.update(_all_due(config))
+    update = ledger.at_peak
+    with _running(ledger, model), torch.no_grad():
+        task.optimizer.zero_grad()
+        task._translate(task.ema.module, torch.zeros(VALIDATED, 3, *model.image_size), task.targets[0])
+    validation, ledger.at_peak = sum(ledger.at_peak.values()), update
+    what = f"training on {config.batch_size * config.accumulate} pictures of each domain in an update"
+    trained = sum(one.numel() for one in model.translates.parameters() if one.requires_grad)
+    return _result(ledger, what, parts, trained=trained, validation_bytes=validation, savings=_savings(model, config))
+
+
+def weightless_training(
+    model: PictureModel, config: TrainConfig
+) -> tuple[Ledger, TranslatorTask, dict[str, list[Tensor]]]:
+    """A training of a model on the meta device, in its adversarial stage, for runs inside ``ledger.running()``.
+
+    Also gives its tensors by component, which the ledger counts, with gradients and the optimizers' states.
+    """
     target, ledger = _target(model), Ledger()
     targets: Targets = (target, target) if isinstance(model, Model) else (model.names[0], model.names[1])
     task = _task(model, config, targets)
@@ -219,16 +239,7 @@ def _training(model: PictureModel, config: TrainConfig) -> Estimate:
             )
     for optimizer in optimizers:
         _make_state(optimizer, ledger)
-    with _running(ledger, model):
-        task.update(_all_due(config))
-    update = ledger.at_peak
-    with _running(ledger, model), torch.no_grad():
-        task.optimizer.zero_grad()
-        task._translate(task.ema.module, torch.zeros(VALIDATED, 3, *model.image_size), target)
-    validation, ledger.at_peak = sum(ledger.at_peak.values()), update
-    what = f"training on {config.batch_size * config.accumulate} pictures of each domain in an update"
-    trained = sum(one.numel() for one in model.translates.parameters() if one.requires_grad)
-    return _result(ledger, what, parts, trained=trained, validation_bytes=validation, savings=_savings(model, config))
+    return ledger, task, parts
 
 
 def _savings(model: PictureModel, config: TrainConfig) -> tuple[str, ...]:
@@ -269,7 +280,7 @@ def _task(model: PictureModel, config: TrainConfig, targets: Targets) -> Transla
         process_index=0,
         num_processes=1,
         autocast=(lambda: torch.autocast("cpu", torch.bfloat16)) if half else contextlib.nullcontext,
-        backward=lambda loss: loss.backward(),
+        backward=lambda loss, **how: loss.backward(**how),
     )
     warmup = config.warmup.model_copy(update={"steps": 0})
     discriminator = config.discriminator.model_copy(update={"pretrain_steps": 0})

@@ -12,9 +12,14 @@ import ctypes
 import gc
 import multiprocessing
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from cyclevar.core.bench.config import BenchConfig
+from cyclevar.core.bench.work import Work
+from cyclevar.core.bench.worker import forget_peak, peak_bytes
 from cyclevar.core.estimate import estimate
 
 EVERY = {"loss": {"cycle_every": 1, "identity_every": 1}}
@@ -57,18 +62,18 @@ def measured(config: BenchConfig) -> int:
 
 
 def _measured(config: BenchConfig) -> int:
-    import torch
+    return peak_above_nothing(lambda config: Work(config, plain=True).timed, config)
 
-    from cyclevar.core.bench.work import Work
-    from cyclevar.core.bench.worker import forget_peak, peak_bytes
 
+def peak_above_nothing(ready: Callable[[BenchConfig], Callable[[], object]], config: BenchConfig) -> int:
+    """The peak of this process in the second call of what ``ready`` gives, less that with next to no model."""
     device = torch.device("cpu")
 
     def passes(config: BenchConfig) -> int:
-        work = Work(config, plain=True)
-        work.timed()
+        call = ready(config)
+        call()
         forget_peak(device)
-        work.timed()
+        call()
         return peak_bytes(device)
 
     passes(config.model_copy(update={"backbone": "var", "preset": "tiny", "batch": 1, "schedule": "1-2-4"}))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
@@ -40,7 +39,6 @@ from cyclevar.core.training.common import (
     build_discriminator,
     descend,
     frozen,
-    gradient_norm,
     make_optimizer,
     moving_average,
     set_learning_rate,
@@ -329,14 +327,20 @@ class TranslatorTask(Task):
                 if diagnosed:
                     found |= self._diagnose(made)
                 for name, value in found.items():
-                    added = math.hypot if name.startswith("gradient/") else operator.add
-                    figures[name] = added(figures.get(name, 0.0), share * value)
+                    figures[name] = figures.get(name, 0.0) + share * value
                 fakes.append((made.fakes[0].detach().float(), made.fakes[1].detach().float()))
-                if made.losses:
-                    loss = share * objective.total(made.losses, self.weights)
+                if not made.losses:
+                    continue
+                pulls: dict[str, float] = {}
+                with self._shared(pictures):  # blocks that are computed again draw again
+                    if diagnosed:
+                        loss = self._pull(made, share, pulls)
+                    else:
+                        loss = share * objective.total(made.losses, self.weights)
                     del made  # what the backward pass does not need is gone before it begins
-                    with self._shared(pictures):  # blocks that are computed again draw again
-                        yield loss
+                    yield loss
+                for name, value in pulls.items():
+                    figures[name] = math.hypot(figures.get(name, 0.0), value)
 
         norm = self._descend(losses())
         for name in figures:
@@ -362,21 +366,29 @@ class TranslatorTask(Task):
                     "discriminator.optimizer.learning_rate, raise discriminator.updates, or choose another one"
                 )
 
+    @torch.no_grad()
     def _diagnose(self, made: objective.Step) -> dict[str, float]:
-        """Each weighted loss's gradient norm at the predicted latents (without tokens: at the pictures).
-
-        With tokens also the entropy of the codes and the strength of the output.
-        """
-        weighted = {name: self.weights[name] * value for name, value in made.losses.items()}
+        """With tokens, the entropy of the codes and the strength of the output."""
         first, model = made.first, self.model
-        at = first.predicted if isinstance(first, Prediction) else first.image
-        found = {f"gradient/{name}": float(gradient_norm(value, at)) for name, value in weighted.items()}
-        if isinstance(first, Prediction) and isinstance(model, Model):
-            with torch.no_grad():
-                entropy = model.tokenizer.quantizer.entropy(first.logits, self.config.translation.temperature)
-                strength = first.predicted.std() / first.source.std()
-            found |= {"code_entropy": float(entropy.mean()), "output_strength": float(strength)}
-        return found
+        if not (isinstance(first, Prediction) and isinstance(model, Model)):
+            return {}
+        entropy = model.tokenizer.quantizer.entropy(first.logits, self.config.translation.temperature)
+        strength = first.predicted.std() / first.source.std()
+        return {"code_entropy": float(entropy.mean()), "output_strength": float(strength)}
+
+    def _pull(self, made: objective.Step, share: float, norms: dict[str, float]) -> Tensor:
+        """Go down the losses one by one, and leave the last one to the caller.
+
+        ``norms`` gets each weighted loss's gradient norm at the predicted latents (without tokens: at the pictures). A
+        whole backward pass for each frees what `gradient_checkpointing` computes again; one to the latents would not.
+        """
+        at = made.first.predicted if isinstance(made.first, Prediction) else made.first.image
+        names = iter([f"gradient/{name}" for name in made.losses])
+        at.register_hook(lambda gradient: norms.update({next(names): float(gradient.norm())}))
+        *others, last = (share * self.weights[name] * value for name, value in made.losses.items())
+        for loss in others:
+            self.accelerator.backward(loss, retain_graph=True)
+        return last
 
     def _update_discriminators(
         self, chunks: Sequence[objective.Pictures], fakes: Sequence[tuple[Tensor, Tensor]], update: int

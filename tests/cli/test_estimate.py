@@ -1,0 +1,157 @@
+"""``cyclevar estimate``, and the commands that tell it where memory runs out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cyclevar.cli.main import main
+from cyclevar.core.bench.worker import Worker
+from cyclevar.core.errors import MemoryShortageError
+from cyclevar.core.training import start
+from cyclevar.core.translator import Translator
+
+SHORTAGE = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000 bytes.\nat ...")
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", "--preset", "tiny", "--batch", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "translating 3 pictures at once: 0.0" in printed
+    assert "activations: backbone" in printed
+    assert "Less memory: --batch 1." in printed
+    assert main(["estimate", "--mode", "serial", "--preset", "tiny", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == {"tokenizer": 1510368, "backbone": 2322868}
+    assert found["peak_bytes"] == sum(found["memory"].values())
+
+
+def test_options_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["loss.perceptual=0", "loss.cycle=0", "loss.identity=0", "discriminator.settings.augment=[]"]
+    options = ["--batch", "2", "--chunk", "1", "--checkpointing", "--precision", "bf16"]
+    options += [word for setting in small for word in ("--set", setting)]
+    assert main(["estimate", "--mode", "train", "--preset", "tiny", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "training on 2 pictures of each domain in an update" in printed
+    assert "2,322,868 parameters are trained. Validation: 0." in printed
+    assert "Less memory: --set lora.rank=8, a smaller --batch-size." in printed
+    assert "losses" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--mode", "paralel"], "paralel"),
+        (["--preset", "d17"], "d17"),
+        (["--backbone", "vra"], "vra"),
+        (["--precision", "fp8", "--preset", "tiny"], "dtype"),
+        (["--size", "100", "--preset", "tiny"], "100x100"),
+        (["--mode", "train", "--preset", "tiny", "--set", "objective.order=jiont"], "objective.order"),
+    ],
+)
+def test_bad_input(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cyclevar: error: ")
+    assert problem in error
+
+
+def test_a_training_that_does_not_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*given: Any) -> None:
+        raise SHORTAGE
+
+    monkeypatch.setattr(start, "run", fail)
+    out = tmp_path / "run"
+    settings = ["loss.perceptual=0", "discriminator.settings.augment=[]", "batch_size=2"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    assert main(["train", "--out", str(out), "--device", "cpu", *options]) == 2
+    error = capsys.readouterr().err
+    assert "there is too little memory (DefaultCPUAllocator: can't allocate memory" in error
+    assert "GB for training on 2 pictures of each domain in an update, besides the process itself" in error
+    assert "--set objective.chunk=1, --set gradient_checkpointing=true" in error
+    assert not out.exists()
+
+
+def test_a_translation_that_does_not_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_translator: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(source / f"{number}.png")
+    translate, calls = Translator.__call__, []
+
+    def fail_later(self: Translator, *given: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise SHORTAGE
+        return translate(self, *given, **more)
+
+    monkeypatch.setattr(Translator, "__call__", fail_later)
+    options = ["--model", str(small_translator), "--device", "cpu", "--batch", "2"]
+    assert main(["translate", str(source), str(out), *options]) == 2
+    error = capsys.readouterr().err
+    assert "GB for translating 2 pictures at once, besides the process itself; try --batch 1." in error
+    left = sorted(path.name for path in out.rglob("*") if path.is_file() and path.suffix != ".json")
+    assert left == ["0.png", "1.png"]
+    for name in left:
+        with Image.open(out / name) as picture:
+            assert np.asarray(picture).shape == (16, 16, 3)
+
+
+def test_a_bench_that_does_not_fit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(self: Worker, question: str) -> Any:
+        raise MemoryShortageError("the timed process ended by itself (exit code -9)")
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    assert main(["bench", "--preset", "tiny", "--batch", "64", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "ended by itself (exit code -9); expected 0.9 GB for translating 64 pictures at once" in error
+
+
+@pytest.mark.slow
+def test_a_training_that_really_does_not_fit(tmp_path: Path) -> None:
+    limit = 12 * 10**9
+    code = f"""
+import resource, sys
+from cyclevar.cli.main import main
+resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
+sys.exit(main(["train", "--device", "cpu", "--batch-size", "256", "--set", "warmup.steps=0", "--out", "run"]))
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "there is too little memory" in done.stderr
+    assert "GB for training on 256 pictures of each domain" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.cuda
+def test_a_pass_that_does_not_fit_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.cuda.set_per_process_memory_fraction(0.01)
+    try:
+        arguments = ["train", "--device", "cuda", "--batch-size", "512", "--set", "warmup.steps=0", "--out"]
+        assert main([*arguments, "run-that-does-not-fit"]) == 2
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "GB for training on 512 pictures of each domain" in capsys.readouterr().err
+    assert not Path("run-that-does-not-fit").exists()
