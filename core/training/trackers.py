@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cyclevar.core.checkpoints import save_text
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.report.files import RunFiles
 from cyclevar.core.settings import Settings, flat
@@ -92,7 +93,7 @@ def _start(name: str, files: RunFiles, config: Settings, step: int) -> GeneralTr
         return tracker
     kept = files.path / "tracker-id"
     if not kept.exists():
-        kept.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+        save_text(kept, uuid.uuid4().hex[:12])
     run = f"{files.path.resolve().name}-{kept.read_text(encoding='utf-8')}"
     if name == "wandb":
         place = {"id": run, "dir": str(files.path)}
