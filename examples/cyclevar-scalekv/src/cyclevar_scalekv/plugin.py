@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import typer
+from typing import TYPE_CHECKING
 
 from cyclevar.core.hookspecs import hookimpl
 from cyclevar.core.registry import Registry
+
+if TYPE_CHECKING:
+    import typer
 
 
 @hookimpl

@@ -49,8 +49,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor, plan: AttentionPlan, cache: KeyValueCache | None, layer: int) -> Tensor:
         x = x + self.attention(self.norms[0](x + told), plan, cache, layer)
-        out: Tensor = x + self.feed_forward(self.norms[1](x))
-        return out
+        return x + self.feed_forward(self.norms[1](x))
 
 
 class TinyBackbone(Backbone):
@@ -88,13 +87,11 @@ class TinyBackbone(Backbone):
         null = F.embedding(torch.zeros_like(rows), self.domains)
         return Condition(F.embedding(rows, self.domains), null=Condition(null))
 
-    def _number(self, target: int | str | Tensor) -> int:
-        if isinstance(target, str) and target not in self.names:
-            raise UnknownNameError("domain", target, self.names)
-        number = self.names.index(target) if isinstance(target, str) else int(target)
-        if not 0 <= number < len(self.names):
-            raise ConfigError(f"domain {number} is out of range", expected=f"0 to {len(self.names) - 1}")
-        return number
+    def _number(self, target: int | str) -> int:
+        number = self.names.index(target) if target in self.names else target
+        if number not in range(len(self.names)):
+            raise UnknownNameError("domain", str(target), self.names)
+        return int(number)
 
     def forward(
         self,
@@ -110,13 +107,12 @@ class TinyBackbone(Backbone):
         if schedule != self.schedule:
             raise ConfigError(f"the schedule is {schedule}", expected=f"{self.schedule}, whose positions it learned")
         scales = range(first, first + len(features))
-        told = condition.vector[:, None]
         x = torch.cat([self._tokens(*one, len(condition), start) for one in zip(scales, features, strict=True)], dim=1)
         visibility = visibility or (cache.visibility if cache else Visibility.causal(len(schedule)))
-        kept = cache.kept if cache else ()
-        plan = plan_attention(schedule, visibility, scales, kept, self.attention_backend, x.device)
+        present = scales, cache.kept if cache else ()
+        plan = plan_attention(schedule, visibility, *present, self.attention_backend, x.device)
         for layer, block in enumerate(self.blocks):
-            x = self.run_block(block, x, told, plan, cache, layer)
+            x = self.run_block(block, x, condition.vector[:, None], plan, cache, layer)
         if cache is not None:
             cache.commit(scales)
         logits: Tensor = self.head(self.norm(x)).float()

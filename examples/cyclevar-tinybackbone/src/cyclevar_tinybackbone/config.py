@@ -24,7 +24,7 @@ class TinyTokenizerConfig(Settings):
 class TinyBackboneConfig(Settings):
     """A transformer with learned positions."""
 
-    depth: PositiveInt = 3
+    depth: PositiveInt = 2
     width: PositiveInt = 96
     heads: PositiveInt = 3
     domains: tuple[str, ...] = ("noto", "fluent")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from cyclevar.core.interfaces import ScaleState, Tokenizer
@@ -16,42 +15,40 @@ from cyclevar_tinybackbone.config import TinyTokenizerConfig
 from cyclevar_tinybackbone.quantizer import GridQuantizer
 
 
+def convolutions(inputs: int, width: int, outputs: int) -> Iterator[nn.Module]:
+    """Three of them, with GELU between."""
+    for before, after in ((inputs, width), (width, width)):
+        yield from (nn.Conv2d(before, after, 3, padding=1), nn.GELU())
+    yield nn.Conv2d(width, outputs, 3, padding=1)
+
+
 class TinyTokenizer(Tokenizer):
     """Three convolutions each way; the latent lies in [-1,1], where the grid is."""
 
     def __init__(self, config: TinyTokenizerConfig, schedule: ScaleSchedule) -> None:
         super().__init__()
-        self.config, self.default_schedule = config, schedule
-        self.stride, self.channels, width = config.patch, config.channels, config.width
+        self.config, self.default_schedule, self.stride, self.channels = config, schedule, config.patch, config.channels
         self.quantizer = GridQuantizer(config.channels, config.levels)
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(config.patch),
-            nn.Conv2d(3 * config.patch**2, width, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width, config.channels, 1),
+            *convolutions(3 * config.patch**2, config.width, config.channels),
             nn.GroupNorm(1, config.channels),  # spread over the grid from the first update on
+            nn.Tanh(),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(config.channels, width, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width, 3 * config.patch**2, 3, padding=1),
-            nn.PixelShuffle(config.patch),
+            *convolutions(config.channels, config.width, 3 * config.patch**2), nn.PixelShuffle(config.patch)
         )
 
     def encode(self, images: Tensor) -> Tensor:
-        return torch.tanh(self.encoder(images))
+        latent: Tensor = self.encoder(images)
+        return latent
 
     def decode(self, latent: Tensor, *, clamp: bool = True) -> Tensor:
         images: Tensor = self.decoder(latent)
         return images.clamp(-1, 1) if clamp else images
 
     def begin(self, batch: int, schedule: ScaleSchedule) -> ScaleState:
-        weight = next(self.parameters())
-        return ScaleState(schedule, 0, weight.new_zeros(batch, self.channels, *schedule.full))
+        return ScaleState(schedule, 0, next(self.parameters()).new_zeros(batch, self.channels, *schedule.full))
 
     def target(self, latent: Tensor, state: ScaleState) -> Tensor:
         return resize(latent - state.value, state.size, "area")

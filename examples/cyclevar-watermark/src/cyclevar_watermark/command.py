@@ -18,7 +18,7 @@ def group() -> None:
 @app.command()
 def detect(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="As they were generated.")],
-    key: Annotated[str, typer.Option("--key", help="The secret that they were marked with.")],
+    key: Annotated[str, typer.Option("--key", help="The secret that they were marked with.")] = "open",
     backbone: Annotated[str, typer.Option("--backbone", help="The family of the model that drew them.")] = "var",
     preset: Annotated[str, typer.Option("--preset", help="Its size.")] = "tiny",
     weights: Annotated[

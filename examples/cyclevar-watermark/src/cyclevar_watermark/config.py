@@ -10,8 +10,8 @@ from cyclevar.core.settings import Settings
 class WatermarkConfig(Settings):
     """Who looks for the watermark must know ``key`` and ``scales``."""
 
-    key: str = Field(min_length=1)
-    """The secret."""
+    key: str = Field("open", min_length=1)
+    """The secret; the default is none."""
     strength: NonNegativeFloat = 2.0
     """What is added to the logits of green codes."""
     scales: PositiveInt = 1
