@@ -43,6 +43,22 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 discs and 40 squares of all colours, 16 px, in the folders discs and squares; not to be changed."""
+    from PIL import Image, ImageDraw
+
+    folder = tmp_path_factory.mktemp("shapes")
+    for kind in ("discs", "squares"):
+        (folder / kind).mkdir()
+        for i in range(40):
+            picture = Image.new("RGB", (16, 16), "white")
+            shape = ImageDraw.Draw(picture).ellipse if kind == "discs" else ImageDraw.Draw(picture).rectangle
+            shape((i % 5, i % 7, i % 5 + 7, i % 7 + 7), fill=(37 * i % 256, 91 * i % 256, 53 * i % 256))
+            picture.save(folder / kind / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an untrained translator, noto <-> fluent, for pictures of 16 px; labels matter to it."""
     import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image, ImageDraw
 from rich.console import Console
 
 from cyclevar.cli import _display
@@ -49,16 +49,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """40 discs and 40 squares, 16 px."""
-    for kind in ("discs", "squares"):
-        (tmp_path / "pictures" / kind).mkdir(parents=True)
-        for i in range(40):
-            picture = Image.new("RGB", (16, 16), "white")
-            shape = ImageDraw.Draw(picture).ellipse if kind == "discs" else ImageDraw.Draw(picture).rectangle
-            shape((i % 5, i % 7, i % 5 + 7, i % 7 + 7), fill=(37 * i % 256, 91 * i % 256, 53 * i % 256))
-            picture.save(tmp_path / "pictures" / kind / f"{i:02d}.png")
-    return tmp_path / "pictures"
+def pictures(shapes: Path, tmp_path: Path) -> Path:
+    """40 discs and 40 squares, 16 px, in the folder where the command runs."""
+    return Path(shutil.copytree(shapes, tmp_path / "pictures"))
 
 
 def settings_of(printed: str) -> TrainConfig:

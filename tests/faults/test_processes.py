@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 from cyclevar.core.checkpoints import load_tensors
 
@@ -23,19 +22,6 @@ warmup: {steps: 2}
 loss: {perceptual: 0}
 discriminator: {settings: {width: 8}, pretrain_steps: 2}
 """
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """40 discs and 40 squares, 16 px."""
-    for kind in ("discs", "squares"):
-        (tmp_path / "pictures" / kind).mkdir(parents=True)
-        for i in range(40):
-            picture = Image.new("RGB", (16, 16), "white")
-            shape = ImageDraw.Draw(picture).ellipse if kind == "discs" else ImageDraw.Draw(picture).rectangle
-            shape((i % 5, i % 7, i % 5 + 7, i % 7 + 7), fill=(37 * i % 256, 91 * i % 256, 53 * i % 256))
-            picture.save(tmp_path / "pictures" / kind / f"{i:02d}.png")
-    return tmp_path / "pictures"
 
 
 def launch(folder: Path, pictures: Path, model: Path, out: str, port: int, *more: str) -> list[subprocess.Popen[str]]:
