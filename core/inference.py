@@ -1,8 +1,10 @@
 """A model rearranged for inference: the same pictures to rounding, sooner.
 
-Exact: the upsampling convolutions of the decoder run at the small size (`PhaseUpsample`), convolutions hold their
-weights channels last, biases and scales of the attention are folded (`FoldedAttention`), and what the backbone makes of
-a condition is kept between calls. Approximate, on request: linear layers in int8 (`Int8Linear`), or all of it in bf16.
+Exact to rounding: convolutions take fewer multiplications (`WinogradConv`), those behind the decoder's doublings run at
+the small size (`PhaseUpsample`), the others hold their weights channels last; linear layers have packed weights
+(`PackedLinear`), blocks pass over their tokens fewer times (`FusedBlock`), biases and scales of the attention are
+folded (`FoldedAttention`), and what the backbone makes of a condition is kept between calls. Approximate, on request:
+linear layers in int8 (`Int8Linear`), or all of it in bf16.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.autoencoder import Residual, Upsample
-from cyclevar.core.blocks import AdaLNBlock, FeedForward, SelfAttention
+from cyclevar.core.blocks import AdaLNBlock, FeedForward, SelfAttention, TextAttention
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.model import Model
@@ -80,9 +82,9 @@ def for_inference(model: Model, *, int8: bool = False, dtype: torch.dtype = torc
     if int8 or (dtype == torch.float32 and can_pack(model.device)):
         make = (Int8Linear if has_vnni() else Int8LinearOf7Bits) if int8 else PackedLinear
         _replace(changed.backbone, FeedForward, lambda part: FusedFeedForward(part, make))
-        for block in changed.backbone.modules():
-            if isinstance(block, AdaLNBlock):
-                _replace(block.attention, nn.Linear, make)
+        for part in changed.backbone.modules():
+            if isinstance(part, SelfAttention | TextAttention):
+                _replace(part, nn.Linear, make)
     return InferenceModel(changed)
 
 
@@ -223,11 +225,11 @@ class FusedFeedForward(nn.Module):
         return out
 
 
-class FastResidual(Residual):
+class FastResidual(nn.Module):
     """`Residual` that overwrites what it made itself, with `WinogradConv`s where they pay."""
 
     def __init__(self, residual: Residual) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.norm1, self.norm2, self.shortcut = residual.norm1, residual.norm2, residual.shortcut
         self.conv1, self.conv2 = (
             _convolution(conv.weight, conv.bias, padding=1) for conv in (residual.conv1, residual.conv2)

@@ -47,13 +47,15 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear, activation: Activation = "none") -> None:
         super().__init__()
         self.activation = activation
-        self.weight_scales = linear.weight.detach().abs().amax(1).clamp_min(1e-8) / 127
-        whole = (linear.weight.detach() / self.weight_scales[:, None]).round().to(torch.int8)
+        weight = linear.weight.detach().float()
+        self.weight_scales = weight.abs().amax(1).clamp_min(1e-8) / 127
+        whole = (weight / self.weight_scales[:, None]).round().to(torch.int8)
         self.weight: Tensor = torch.ops.onednn.qlinear_prepack(whole, None)
         self.zeros = torch.zeros(len(whole), dtype=torch.int32)
-        self.bias = linear.bias
+        self.bias = None if linear.bias is None else linear.bias.float()
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
         low, high = (float(one) for one in x.aminmax())
         scale = max(high, 0.0, -low, high - low, 1e-8) / 255
         zero = round(max(-low, 0.0) / scale) if math.isfinite(scale) else 0
@@ -87,7 +89,8 @@ class Int8LinearOf7Bits(nn.Module):
             weight = torch.quantize_per_channel(
                 linear.weight.float(), scales, torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
             )
-            self.packed = torch.ops.quantized.linear_prepack(weight, linear.bias)
+            bias = None if linear.bias is None else linear.bias.float()
+            self.packed = torch.ops.quantized.linear_prepack(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, True)

@@ -49,6 +49,16 @@ def test_int8_comes_close(kind: type[Int8Linear], activation: Activation) -> Non
 
 
 @pytest.mark.parametrize("kind", INT8)
+def test_int8_of_half_precision(kind: type[Int8Linear]) -> None:
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(64, 32).bfloat16(), torch.randn(2, 5, 64).bfloat16()
+    with torch.inference_mode():
+        made, expected = kind(linear)(x), linear.float()(x.float())
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, expected, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("kind", INT8)
 @pytest.mark.parametrize("values", [0.0, 2.0, -2.0])
 def test_int8_of_equal_inputs(kind: type[Int8Linear], values: float) -> None:
     torch.manual_seed(0)
