@@ -190,7 +190,7 @@ def test_every_step_of_two_processes_is_that_of_one(case: str, request: pytest.F
             names = [name for name in one if name.startswith(f"{part}/") and name.endswith("/exp_avg") and name in two]
             if names:
                 whole, joint = (torch.cat([state[name].flatten() for name in names]) for state in (one, two))
-                assert float((whole - joint).abs().max()) < 1e-4 * float(whole.abs().max()), (path.name, part)
+                assert float((whole - joint).norm()) < 1e-4 * float(whole.norm()), (path.name, part)
         for name in one:
             if name.startswith("pools/"):
                 assert torch.allclose(one[name].float(), two[name].float(), atol=1e-5), (path.name, name)
