@@ -189,8 +189,8 @@ class LoopConfig(Settings):
     keep: PositiveInt = 2
     """Checkpoints to keep."""
     on_divergence: Literal["stop", "restore"] = "stop"
-    """What follows on a figure, gradient or weight that is not finite: the end, or the last checkpoint again and all the
-    updates after it but the one that went wrong."""
+    """What follows on a figure, gradient or weight that is not finite: the end, or the last checkpoint and, from there,
+    all updates but the one that went wrong."""
     most_restores: PositiveInt = 3
     """Updates of a run that are left out so, at most; the next one that goes wrong ends it."""
     spike: float = Field(10.0, gt=1)
