@@ -36,7 +36,7 @@ CallbackOption = Annotated[
 
 def named_parts(**names: list[str] | None) -> dict[str, Any]:
     """The setting ``extensions`` that asks for parts of plugins by name: kind -> names; nothing where none is named."""
-    asked = {kind: {name: {} for name in some} for kind, some in names.items() if some}
+    asked: dict[str, Any] = {kind: {name: {} for name in some} for kind, some in names.items() if some}
     return {"extensions": asked} if asked else {}
 
 

@@ -61,7 +61,7 @@ FLOORS = (
     ("data", "generation"),
     ("editing", "generated_files", "picture_archives", "picture_files", "ray_adapter", "sharding", "translator"),
     ("bench", "estimate", "evaluation", "report", "training"),
-    ("contract", "demo", "doctor"),
+    ("contract", "demo", "doctor", "scaffold"),
     ("pytest_plugin", "reproduce"),
 )
 """What stands in ``core``, lowest first. A module imports from its own floor and the ones below, never in a circle."""

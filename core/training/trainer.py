@@ -385,10 +385,10 @@ class TranslatorTask(Task):
         at = made.first.predicted if isinstance(made.first, Prediction) else made.first.image
         names = iter([f"gradient/{name}" for name in made.losses])
         at.register_hook(lambda gradient: norms.update({next(names): float(gradient.norm())}))
-        *others, last = (share * self.weights[name] * value for name, value in made.losses.items())
-        for loss in others:
+        losses: list[Tensor] = [share * self.weights[name] * value for name, value in made.losses.items()]
+        for loss in losses[:-1]:
             self.accelerator.backward(loss, retain_graph=True)
-        return last
+        return losses[-1]
 
     def _update_discriminators(
         self, chunks: Sequence[objective.Pictures], fakes: Sequence[tuple[Tensor, Tensor]], update: int
