@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from cyclevar.cli.main import main
+from cyclevar.core.bench.config import BenchConfig, training_settings
 from cyclevar.core.bench.worker import Worker
 from cyclevar.core.errors import MemoryShortageError
+from cyclevar.core.estimate import Estimate
 from cyclevar.core.training import start
 from cyclevar.core.translator import Translator
 
@@ -40,16 +42,29 @@ def test_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["peak_bytes"] == sum(found["memory"].values())
 
 
-def test_options_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["loss.perceptual=0", "loss.cycle=0", "loss.identity=0", "discriminator.settings.augment=[]"]
-    options = ["--batch", "2", "--chunk", "1", "--checkpointing", "--precision", "bf16"]
-    options += [word for setting in small for word in ("--set", setting)]
-    assert main(["estimate", "--mode", "train", "--preset", "tiny", *options]) == 0
-    printed = capsys.readouterr().out
-    assert "training on 2 pictures of each domain in an update" in printed
-    assert "2,322,868 parameters are trained. Validation: 0." in printed
-    assert "Less memory: --set lora.rank=8, a smaller --batch-size." in printed
-    assert "losses" not in printed
+def test_options_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[BenchConfig] = []
+
+    def record(config: BenchConfig) -> Estimate:
+        asked.append(config)
+        return Estimate(
+            cyclevar="0",
+            what="nothing",
+            parameters={},
+            trained=0,
+            memory={},
+            peak_bytes=0,
+            validation_bytes=0,
+            savings=(),
+        )
+
+    monkeypatch.setattr("cyclevar.core.estimate.estimate", record)
+    options = ["--batch", "2", "--chunk", "1", "--checkpointing", "--precision", "bf16", "--lora-rank", "8"]
+    assert main(["estimate", "--mode", "train", "--preset", "tiny", *options, "--set", "loss.cycle=0"]) == 0
+    settings = training_settings(asked[0])
+    assert (settings.batch_size, settings.objective.chunk, settings.gradient_checkpointing) == (2, 1, True)
+    assert (settings.precision, settings.lora.rank, settings.loss.cycle) == ("bf16", 8, 0)
+    assert asked[0].mode == "train"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +93,7 @@ def test_a_training_that_does_not_fit(
 
     monkeypatch.setattr(start, "run", fail)
     out = tmp_path / "run"
-    settings = ["loss.perceptual=0", "discriminator.settings.augment=[]", "batch_size=2"]
+    settings = ["loss.cycle=0", "loss.identity=0", "discriminator.settings.augment=[]", "batch_size=2"]
     options = [word for setting in settings for word in ("--set", setting)]
     assert main(["train", "--out", str(out), "--device", "cpu", *options]) == 2
     error = capsys.readouterr().err
