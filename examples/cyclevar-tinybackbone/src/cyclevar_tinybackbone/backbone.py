@@ -49,7 +49,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor, plan: AttentionPlan, cache: KeyValueCache | None, layer: int) -> Tensor:
         x = x + self.attention(self.norms[0](x + told), plan, cache, layer)
-        return x + self.feed_forward(self.norms[1](x))
+        out: Tensor = x + self.feed_forward(self.norms[1](x))
+        return out
 
 
 class TinyBackbone(Backbone):

@@ -13,6 +13,5 @@ def build(config: TinyConfig) -> Model:
     """The model with fresh weights."""
     schedule = ScaleSchedule.parse(config.schedule)
     tokenizer = TinyTokenizer(config.tokenizer, schedule)
-    quantizer = tokenizer.quantizer
-    backbone = TinyBackbone(config.backbone, quantizer.channels, quantizer.logit_dim, schedule)
+    backbone = TinyBackbone(config.backbone, tokenizer.channels, tokenizer.quantizer.logit_dim, schedule)
     return Model("tinybackbone", config, tokenizer, backbone, schedule)

@@ -25,8 +25,7 @@ class GridQuantizer(Quantizer):
         return Quantized(straight_through(maps.float(), self.lookup(codes).movedim(-1, 1)), codes)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        digits = codes[..., None] // self._places(codes) % self.levels
-        return digits * self.step - 1
+        return codes[..., None] // self._places(codes) % self.levels * self.step - 1
 
     def relax(self, logits: Tensor, temperature: float, gumbel: bool = False) -> Tensor:
         require_positive(temperature)
@@ -44,7 +43,8 @@ class GridQuantizer(Quantizer):
         return F.cross_entropy(logits.float().movedim(-1, 1), codes, reduction="none")
 
     def entropy(self, logits: Tensor, temperature: float) -> Tensor:
-        return torch.distributions.Categorical(logits=logits.float() / temperature).entropy()
+        log_probabilities = (logits.float() / temperature).log_softmax(-1)
+        return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
     def _places(self, like: Tensor) -> Tensor:
         """What a digit of each channel is worth."""

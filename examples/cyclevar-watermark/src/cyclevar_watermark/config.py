@@ -10,7 +10,7 @@ from cyclevar.core.settings import Settings
 class WatermarkConfig(Settings):
     """Who looks for the watermark must know ``key`` and ``scales``."""
 
-    key: str = Field("open", min_length=1)
+    key: str = Field("open", min_length=1, coerce_numbers_to_str=True)
     """The secret; the default is none."""
     strength: NonNegativeFloat = 2.0
     """What is added to the logits of green codes."""
