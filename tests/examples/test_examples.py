@@ -54,7 +54,11 @@ def run(site: Path) -> Run:
 
     def run(*arguments: str, cwd: Path = ROOT, packages: Path | None = site) -> subprocess.CompletedProcess[str]:
         path = [] if packages is None else [str(packages)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+        threads = {
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        }  # two that wait for each other are slow on a busy machine
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), **threads, "NO_COLOR": "1"}
         environment.pop("CYCLEVAR_PLUGINS", None)
         command: Sequence[str] = [sys.executable, *arguments]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
