@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,46 +32,39 @@ def test_every_file_of_the_package_is_on_the_page_and_nothing_else() -> None:
     assert shown() == {file.relative_to(PACKAGE).as_posix(): file.read_text() for file in files}
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as a reader has it, with what an installer would add."""
-    folder = tmp_path_factory.mktemp("tutorial")
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    """The package as a reader has it."""
+    folder = tmp_path / "tutorial"
     for path, text in shown().items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
-    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    info = folder / "src" / f"cyclevar_tinybackbone-{project['version']}.dist-info"
-    info.mkdir()
-    needs = "".join(f"Requires-Dist: {one}\n" for one in project["dependencies"])
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n{needs}"
-    )
-    [(name, module)] = project["entry-points"]["cyclevar"].items()
-    (info / "entry_points.txt").write_text(f"[cyclevar]\n{name} = {module}\n")
     return folder
 
 
-def run(script: str, folder: Path) -> str:
+def run(script: str, folder: Path, environment: dict[str, str]) -> str:
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder / "src")}
-    script = re.sub(r"^pip install .*$", "", script, flags=re.MULTILINE)  # `built` did it
+    script = re.sub(r"^pip install .*$", "", script, flags=re.MULTILINE)  # `install_packages` did it
     command = ["bash", "-euo", "pipefail", "-c", script]
+    environment = {**environment, "PATH": path}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_first_commands_work(built: Path) -> None:
+def test_the_first_commands_work(built: Path, install_packages: Callable[..., dict[str, str]]) -> None:
+    environment = install_packages(built)
     first, second, *_ = [code for _, code in blocks("sh")]
-    assert "tinybackbone" in run(first, built)
-    run(second, built)
+    assert "tinybackbone" in run(first, built, environment)
+    run(second, built, environment)
 
 
 @pytest.mark.slow
-def test_it_is_checked_and_trained(built: Path) -> None:
+def test_it_is_checked_and_trained(built: Path, install_packages: Callable[..., dict[str, str]]) -> None:
+    environment = install_packages(built)
     _, _, check, *training = [code for _, code in blocks("sh")]
-    assert "contract: backbone" in run(check, built)
+    assert "contract: backbone" in run(check, built, environment)
     for script in training:
-        run(script, built)
+        run(script, built, environment)
     assert list((built / "drawn").rglob("*.png"))
     assert (built / "runs" / "translator" / "translator.json").is_file()
