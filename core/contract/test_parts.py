@@ -39,4 +39,4 @@ def test_its_settings_have_defaults(entry: Entry) -> None:
 
 
 def test_it_is_found_by_its_name(entry: Entry) -> None:
-    assert get_manager().registry.get(entry.kind, entry.name) is entry
+    assert get_manager().registry.get(entry.kind, entry.name) == entry

@@ -87,7 +87,8 @@ def reproduce(
         folder = _folder(out, name, seed)
         if (name, seed) in todo:
             display.note(f"{table.name}: training {name}, seed {seed}")
-            train(config, folder, resume=RunFiles(folder).config.exists(), display=display, device=device)
+            resume = RunFiles(folder).config.exists()
+            train(config, folder, resume=resume, display=display, device=device, allowed=None)
         display.note(f"{table.name}: judging {name}, seed {seed}, which takes minutes")
         judge_run(folder, dataset, judges, scale, device=device)
         write_table(table, scale, out, dataset, judges, steps=steps, device=device)
@@ -101,7 +102,7 @@ def is_trained(folder: Path, config: TrainConfig) -> bool:
     grow).
     """
     run = RunFolder(folder)
-    run.check(_as_stored(config), resume=True, free=frozenset({"loop.steps"}))
+    run.check(_as_stored(config), resume=True, free=frozenset({"loop.steps"}), allowed=None)
     saved = run.saved()
     if not saved:
         return False

@@ -64,15 +64,15 @@ class RunFolder(RunFiles):
         *,
         resume: bool,
         free: Collection[str] = (),
-        allowed: Collection[str] = (),
+        allowed: Collection[str] | None = (),
     ) -> Changes:
         """Raise `ConfigError` unless a run with these settings may begin here, or go on with ``resume``.
 
         That is so in a folder that is new or empty, and with ``resume`` in that of a run with equal settings and facts;
         settings (dotted) in ``free`` may differ, and those that the user ``allowed`` to, by their name or that of their
-        section, and facts so too. Returns what differs. Writes nothing.
+        section, and facts so too; None where the user has no say in it. Returns what differs. Writes nothing.
         """
-        self._demand_known(allowed, config)
+        self._demand_known(allowed or (), config)
         if not self.config.exists():
             if self.path.exists() and not (self.path.is_dir() and not any(map(_is_whole, self.path.iterdir()))):
                 raise ConfigError(f"{self.path} exists and is not a run", hint="choose another folder with --out")
@@ -97,16 +97,17 @@ class RunFolder(RunFiles):
             if name not in (known := {*sections, *type(config).model_fields, *FACTS}):
                 raise UnknownNameError("setting or fact", name, known, hint="--allow-change names what may differ")
 
-    def _refuse(self, what: str, changes: Changes, allowed: Collection[str]) -> None:
-        found = {key: both for key, both in changes.items() if not _covers(allowed, key)}
+    def _refuse(self, what: str, changes: Changes, allowed: Collection[str] | None) -> None:
+        found = {key: both for key, both in changes.items() if not _covers(allowed or (), key)}
         if found:
             shown = ", ".join(f"{key} was {before!r}, is {now!r}" for key, (before, now) in list(found.items())[:4])
             more = f" and {len(found) - 4} more" if len(found) > 4 else ""
             names = " ".join(f"--allow-change {key}" for key in list(found)[:4])
+            accept = "" if allowed is None else f", or accept the change by {names}"
             raise ConfigError(
                 f"the {what} from those of the run in {self.path}: {shown}{more}",
                 expected="the same, so that the run goes on as if it had never stopped",
-                hint=f"choose another folder with --out for a new run, or accept the change by {names}",
+                hint=f"choose another folder with --out for a new run{accept}",
             )
 
     def begin(

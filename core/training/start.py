@@ -56,7 +56,7 @@ def pretrain(
     resume: bool,
     display: Display,
     device: str = "auto",
-    allowed: Collection[str] = (),
+    allowed: Collection[str] | None = (),
 ) -> Path:
     """Train a tokenizer or a backbone; returns the model file, ``OUT/model.safetensors``.
 
@@ -129,7 +129,7 @@ def train(
     resume: bool,
     display: Display,
     device: str = "auto",
-    allowed: Collection[str] = (),
+    allowed: Collection[str] | None = (),
 ) -> Path:
     """Fine-tune a model to translate; returns the run folder, which is a translator that `Translator.load` opens.
 
