@@ -36,6 +36,7 @@ class Watch:
     def __init__(self, path: Path, seconds: float) -> None:
         self._file, self._begun, self._seconds = path.open("w", buffering=1), time.monotonic(), seconds
         self.lines: list[dict[str, float]] = []
+        self._ended = False
 
     def show(self, step: int, steps: int, values: Mapping[str, Any]) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -47,7 +48,8 @@ class Watch:
         }
         self.lines.append(line)
         self._file.write(json.dumps(line) + "\n")
-        if line["seconds"] >= self._seconds:
+        if line["seconds"] >= self._seconds and not self._ended:  # a second signal would end it at once
+            self._ended = True
             os.kill(os.getpid(), signal.SIGTERM)
 
     def note(self, text: str) -> None:
