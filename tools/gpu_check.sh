@@ -58,8 +58,10 @@ attend attention_var
 pass parallel 90
 pass serial 90 --mode serial
 pass infinity 150 --backbone infinity --preset 2b --size 512
-pass parallel_compiled 150 --compile
-pass serial_compiled 150 --mode serial --compile
+pass parallel_captured 90 --capture
+pass serial_captured 90 --mode serial --capture
+pass parallel_compiled 150 --compile --capture
+pass serial_compiled 150 --mode serial --compile --capture
 pass train_d16 120 --mode train --preset d16 --batch 2
 step estimate_parallel 60 "$bin/cyclevar" estimate --mode translate --preset d16 --precision bf16 --json
 step estimate_train_d16 60 "$bin/cyclevar" estimate --mode train --preset d16 --batch 2 --precision bf16 --json
@@ -69,7 +71,7 @@ attend attention_infinity --head-dim 128 --schedule 1-2-4-6-8-12-16-20-24-32
 pass train_tiny 60 --mode train --preset tiny --batch 4
 pass parallel_sdpa 60 --attention sdpa
 pass parallel_batch8 60 --batch 8
-pass infinity_compiled 150 --backbone infinity --preset 2b --size 512 --compile
+pass infinity_compiled 150 --backbone infinity --preset 2b --size 512 --compile --capture
 pass parallel_float32 60 --dtype float32
 cat "$out"/attention_*.txt 2> /dev/null
 "$bin/python" tools/gpu_summary.py "$out" || failed=1
