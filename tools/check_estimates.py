@@ -3,7 +3,8 @@
     python tools/check_estimates.py [NUMBER ...]
 
 Every case runs in a process of its own: its peak, less what it takes after the same pass with next to no model, so that
-libraries and their code are in neither. Numbers choose cases, from 0.
+libraries and their code are in neither. Measured twice: with every freed buffer given back to the system, which is what
+tensors hold, and with freed memory kept for the next one, as the command line does. Numbers choose cases, from 0.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from cyclevar.core.allocator import keep_freed_memory
 from cyclevar.core.bench.config import BenchConfig
 from cyclevar.core.bench.work import Work
 from cyclevar.core.bench.worker import forget_peak, peak_bytes
@@ -24,6 +26,10 @@ from cyclevar.core.estimate import estimate
 
 EVERY = {"loss": {"cycle_every": 1, "identity_every": 1}}
 """All losses in every update, as the estimate supposes."""
+
+
+MMAP_THRESHOLD = -3
+"""A parameter of glibc's ``mallopt`` (malloc.h)."""
 
 
 def cases() -> list[BenchConfig]:
@@ -55,14 +61,26 @@ def training(family: str, preset: str, batch: int, **settings: Any) -> BenchConf
     return translation(family, preset, batch, "train").model_copy(update={"training": EVERY | settings})
 
 
-def measured(config: BenchConfig) -> int:
-    """Bytes that passes of the model take in a process of their own, on top of what one takes without a model."""
+def measured(config: BenchConfig, *, keep: bool = False) -> int:
+    """Bytes that passes of the model take in a process of their own, on top of what one takes without a model.
+
+    ``keep``: with freed memory kept in the process.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, [config])
+        return pool.apply(_measured, [config, keep])
 
 
-def _measured(config: BenchConfig) -> int:
+def _measured(config: BenchConfig, keep: bool) -> int:
+    if keep:
+        keep_freed_memory()
+    else:
+        give_back_freed_memory()
     return peak_above_nothing(lambda config: Work(config, plain=True).timed, config)
+
+
+def give_back_freed_memory() -> None:
+    """Let glibc map every buffer of 64 KiB or more by itself, so that it goes back to the system when it is freed."""
+    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**16)
 
 
 def peak_above_nothing(ready: Callable[[BenchConfig], Callable[[], object]], config: BenchConfig) -> int:
@@ -86,15 +104,15 @@ def peak_above_nothing(ready: Callable[[BenchConfig], Callable[[], object]], con
 
 def main() -> None:
     chosen = [int(number) for number in sys.argv[1:]]
-    print("| pass | settings | estimated MB | measured MB | error |")
-    print("|---|---|---|---|---|")
+    print("| pass | settings | estimated MB | measured MB | error | freed memory kept MB |")
+    print("|---|---|---|---|---|---|")
     for number, config in enumerate(cases()):
         if chosen and number not in chosen:
             continue
-        predicted, found = estimate(config).peak_bytes, measured(config)
+        predicted, found, kept = estimate(config).peak_bytes, measured(config), measured(config, keep=True)
         what = f"{config.mode}, {config.backbone} {config.preset}, batch {config.batch}"
         settings = ", ".join(f"{name} {value}" for name, value in config.training.items() if name != "loss")
-        numbers = f"{predicted / 1e6:,.0f} | {found / 1e6:,.0f} | {predicted / found - 1:+.0%}"
+        numbers = f"{predicted / 1e6:,.0f} | {found / 1e6:,.0f} | {predicted / found - 1:+.0%} | {kept / 1e6:,.0f}"
         print(f"| {what} | {settings} | {numbers} |", flush=True)
 
 

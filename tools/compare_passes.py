@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from check_estimates import EVERY, peak_above_nothing
+from check_estimates import EVERY, give_back_freed_memory, peak_above_nothing
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -88,6 +88,7 @@ def prepared(config: BenchConfig) -> TranslatorTask:
 
 def peak(way: str, config: BenchConfig) -> int:
     """Bytes, in this process."""
+    give_back_freed_memory()
 
     def ready(config: BenchConfig) -> Callable[[], object]:
         step = step_of(way, prepared(config))
