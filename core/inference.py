@@ -60,11 +60,14 @@ class InferenceModel(Model):
 
 
 @torch.no_grad()
-def for_inference(model: Model, *, int8: bool = False, dtype: torch.dtype = torch.float32) -> InferenceModel:
+def for_inference(
+    model: Model, *, int8: bool = False, dtype: torch.dtype = torch.float32, pack: bool = True
+) -> InferenceModel:
     """The model for inference alone. ``model`` stays as it is; weights that need no change are shared with it.
 
     ``int8`` computes the linear layers of the blocks in 8 bits (CPU only). With ``dtype`` bfloat16 the weights are of
-    that type, and calls belong under autocast to it. Raises `ConfigError` for int8 on a GPU.
+    that type, and calls belong under autocast to it. ``pack=False`` leaves linear layers as `compile_parts` needs them.
+    Raises `ConfigError` for int8 on a GPU.
     """
     if int8 and model.device.type != "cpu":
         raise ConfigError("int8 linear layers run on a CPU only", hint="leave int8 out, or use --device cpu")
@@ -79,7 +82,7 @@ def for_inference(model: Model, *, int8: bool = False, dtype: torch.dtype = torc
     _replace(changed.backbone, SelfAttention, FoldedAttention)
     if dtype == torch.float32:
         _replace(changed.backbone, AdaLNBlock, FusedBlock)
-    if int8 or (dtype == torch.float32 and can_pack(model.device)):
+    if int8 or (pack and dtype == torch.float32 and can_pack(model.device)):
         make = (Int8Linear if has_vnni() else Int8LinearOf7Bits) if int8 else PackedLinear
         _replace(changed.backbone, FeedForward, lambda part: FusedFeedForward(part, make))
         for part in changed.backbone.modules():
@@ -92,9 +95,16 @@ def compile_parts(model: Model, *, backend: str = "inductor") -> Model:
     """Let `torch.compile` compile encoder, backbone and decoder on their first call, each as one graph.
 
     In the serial mode every scale is a graph of its own. What is compiled is kept on disk for the next process
-    (``TORCHINDUCTOR_CACHE_DIR``).
+    (``TORCHINDUCTOR_CACHE_DIR``). Raises `ConfigError` for layers that the compiler cannot read.
     """
     import torch._dynamo
+
+    if any(isinstance(part, PackedLinear | Int8Linear | Int8LinearOf7Bits) for part in model.modules()):
+        raise ConfigError(
+            "a model whose linear layers are packed or in int8 cannot be compiled",
+            expected="one that `for_inference` made with pack=False",
+            hint="leave int8 out",
+        )
 
     # Its answers never change in a process, so that tracing through the cache in core/attention.py loses nothing.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")

@@ -62,8 +62,9 @@ class WinogradConv(nn.Module):
             tiles = band.unfold(1, OUTPUTS + overlap, OUTPUTS).unfold(2, OUTPUTS + overlap, OUTPUTS)
             evaluated = self.evaluation @ tiles.permute(4, 5, 0, 1, 2, 3).reshape(self.evaluation.shape[1], -1)
             products = torch.bmm(evaluated.unflatten(1, (-1, channels)), self.filters)
-            pixels = (self.interpolation @ products.flatten(1)).view(OUTPUTS, OUTPUTS, batch, last - first, columns, -1)
-            torch.add(pixels.permute(2, 3, 0, 4, 1, 5), self.bias, out=made[:, first:last])
+            pixels = (self.interpolation @ products.flatten(1)).view(-1, self.filters.shape[2]).add_(self.bias)
+            pixels = pixels.view(OUTPUTS, OUTPUTS, batch, last - first, columns, -1)
+            made[:, first:last] = pixels.permute(2, 3, 0, 4, 1, 5)
         return made.flatten(3, 4).flatten(1, 2)[:, :height, :width].permute(0, 3, 1, 2)
 
 

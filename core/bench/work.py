@@ -69,7 +69,7 @@ class Work:
             if self.dtype != torch.float32:
                 self.model = self.model.to(self.dtype)
         else:
-            self.model = for_inference(model, int8=config.int8, dtype=self.dtype)
+            self.model = for_inference(model, int8=config.int8, dtype=self.dtype, pack=not config.compile)
         if config.compile and not plain:
             compile_parts(self.model)
         side = self.model.image_size

@@ -28,6 +28,7 @@ from cyclevar.core.inference import (
     for_inference,
 )
 from cyclevar.core.model import Model, build
+from cyclevar.core.onednn import can_pack
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.shipped import find_translator
 from cyclevar.core.translator import Translator
@@ -120,7 +121,7 @@ MODES: tuple[Literal["parallel", "serial"], ...] = ("parallel", "serial")
 def small(family: str, *, schedule: str | None = "1-2-16", fast: bool = True, device: str = "cpu") -> Model:
     torch.manual_seed(0)
     model = build(family, "tiny", **({} if schedule is None else {"schedule": schedule})).to(device).eval()
-    return for_inference(model) if fast else model
+    return for_inference(model, pack=False) if fast else model
 
 
 def whole_pass(model: Model, mode: Literal["parallel", "serial"]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -203,6 +204,15 @@ def check_compiled(model: Model, mode: Literal["parallel", "serial"], backend: s
 
 def test_compiling_meets_no_graph_break() -> None:
     check_compiled(small("var", schedule="1-16", fast=False), "serial", "eager")
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_what_the_compiler_cannot_read_is_refused(int8: bool) -> None:
+    if not (int8 or can_pack(torch.device("cpu"))):
+        pytest.skip("needs oneDNN and AVX2: nothing is packed here")
+    model = small("var", fast=False)
+    with pytest.raises(ConfigError, match="cannot be compiled"):
+        compile_parts(for_inference(model, int8=int8))
 
 
 @pytest.mark.slow
