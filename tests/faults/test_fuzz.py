@@ -28,7 +28,7 @@ from cyclevar.core.training.runs import RunFolder
 
 SLOW = os.environ.get("CYCLEVAR_SLOW", "0") not in ("", "0")
 fuzz = settings(
-    max_examples=3000 if SLOW else 60,
+    max_examples=600 if SLOW else 60,
     deadline=None,
     derandomize=not SLOW,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -186,7 +186,7 @@ def tables() -> dict[tuple[str, str], Any]:
 
 @pytest.mark.parametrize("family", ["var", "flexvar", "infinity"])
 @pytest.mark.parametrize("part", ["tokenizer", "backbone"])
-@settings(fuzz, max_examples=1000 if SLOW else 20)
+@settings(fuzz, max_examples=200 if SLOW else 20)
 @given(data=st.data())
 def test_name_tables(tables: dict[tuple[str, str], Any], family: str, part: str, data: st.DataObject) -> None:
     """A published file with names and shapes changed is refused by name; one that is whole comes back as it was."""
