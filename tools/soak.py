@@ -77,6 +77,9 @@ def main() -> int:
         except StoppedError as stopped:
             print(stopped)
     settled = [line for line in watch.lines if line["seconds"] >= given.settle * given.minutes * 60]
+    if len(settled) < 3:
+        print("it ended before there was anything to compare")
+        return 1
     third, flat = len(settled) // 3, True
     end = watch.lines[-1]
     print(f"{end['step']} steps in {end['seconds'] / 60:.1f} minutes, looked at {len(settled)} times")
