@@ -24,8 +24,8 @@ from cyclevar.core.bench.work import Work
 from cyclevar.core.bench.worker import forget_peak, peak_bytes
 from cyclevar.core.estimate import estimate
 
-EVERY = {"loss": {"cycle_every": 1, "identity_every": 1}}
-"""All losses in every update, as the estimate supposes."""
+EVERY: dict[str, Any] = {"loss": {"cycle_every": 1, "identity_every": 1}, "diagnose_every": 1}
+"""The largest update every time, as the estimate supposes: all losses, and the gradient of each measured."""
 
 
 MMAP_THRESHOLD = -3
@@ -111,7 +111,7 @@ def main() -> None:
             continue
         predicted, found, kept = estimate(config).peak_bytes, measured(config), measured(config, keep=True)
         what = f"{config.mode}, {config.backbone} {config.preset}, batch {config.batch}"
-        settings = ", ".join(f"{name} {value}" for name, value in config.training.items() if name != "loss")
+        settings = ", ".join(f"{name} {value}" for name, value in config.training.items() if name not in EVERY)
         numbers = f"{predicted / 1e6:,.0f} | {found / 1e6:,.0f} | {predicted / found - 1:+.0%} | {kept / 1e6:,.0f}"
         print(f"| {what} | {settings} | {numbers} |", flush=True)
 

@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--count", action="store_true")
     options = parser.parse_args()
     like = {"real": "raw", "pool": 0, "drawn": 0, "settings": {"augment": []}}
-    training = {**EVERY, "discriminator": like, "gradient_checkpointing": options.checkpointing}
+    training = EVERY | {"diagnose_every": 10**6, "discriminator": like, "gradient_checkpointing": options.checkpointing}
     config = BenchConfig(
         mode="train",
         preset=options.preset,
