@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,13 @@ class Started:
     process: int
     notes: Path
     server: subprocess.Popen[str]
+
+    def wait_until(self, text: str, seconds: float = 60) -> None:
+        """Return once its notes say ``text``."""
+        last = time.monotonic() + seconds
+        while text not in (self.notes.read_text() if self.notes.exists() else ""):
+            assert time.monotonic() < last, f"{text!r} was never said"
+            time.sleep(0.001)
 
     def wait(self) -> tuple[int, str]:
         """Exit code (negative for the signal that ended it) and notes."""
