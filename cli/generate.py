@@ -13,6 +13,7 @@ from cyclevar.cli._model import Choice, chooses_model, default_targets, pair, pi
 from cyclevar.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cyclevar.core.memory import Needs
     from cyclevar.core.model import Model
     from cyclevar.core.schedule import ScaleSchedule
 
@@ -58,6 +59,7 @@ def command(
 
     from cyclevar.core.generated_files import generate_files
     from cyclevar.core.generation import sampling_config
+    from cyclevar.core.memory import explained
 
     opened = choice.open()
     sampling = sampling_config(opened, **choice.settings)
@@ -87,7 +89,14 @@ def command(
     console = Console(stderr=True)
     total, begun = count * len(targets) + grid, time.monotonic()
     quiet = not console.is_terminal
-    written = list(track(files, "drawing", total=total, console=console, transient=True, disable=quiet))
+
+    def needs() -> Needs:
+        from cyclevar.core.estimate import estimate_drawing
+
+        return estimate_drawing(opened, batch, chosen)
+
+    with explained(needs):
+        written = list(track(files, "drawing", total=total, console=console, transient=True, disable=quiet))
     pictures = len(written) - grid
     typer.echo(f"{pictures} pictures in {time.monotonic() - begun:.1f} s: {out}")
     if grid:

@@ -157,6 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, f"{error.strerror}: {error.filename}" if error.filename else str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except (RuntimeError, MemoryError) as error:
+        from cyclevar.core.memory import out_of_memory, shortage
+
+        if not out_of_memory(error):
+            raise
+        return _fail(error, f"{shortage(error)}; try a smaller batch.", 2)
     finally:
         log.removeHandler(lines)
     return result if isinstance(result, int) else 0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of glibc's ``mallopt`` (malloc.h)."""
+
+SHARE = 0.95
+"""Of the free memory that a process may take."""
 
 
 def keep_freed_memory() -> bool:
@@ -22,3 +27,28 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # musl has none
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+@contextlib.contextmanager
+def within_free_memory() -> Iterator[None]:
+    """Inside, allocations fail that the machine has no memory for: an error, where Linux would kill the process.
+
+    What is free counts when it begins, and for this process and those that it starts, each by itself. Does nothing
+    where the system is another.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    import resource
+
+    import psutil
+
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = int(psutil.Process().memory_info().data + SHARE * free)
+    tighter = [bound for bound in (before, most, limit) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(tighter), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))

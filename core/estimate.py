@@ -7,7 +7,7 @@ CUDA context), and what libraries of convolutions and matrix products use inside
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -32,6 +32,7 @@ from cyclevar.core.manager import get_manager
 from cyclevar.core.memory import Ledger, tensors_of
 from cyclevar.core.model import Model, build, build_direct
 from cyclevar.core.picture_model import PictureModel
+from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.settings import Settings
 from cyclevar.core.shipped import WEIGHTS
 from cyclevar.core.training.objective import Targets
@@ -46,6 +47,10 @@ ORDER = (
 
 VALIDATED = 16
 """Pictures that a training translates together when it validates."""
+
+
+LARGEST = 64
+"""Pictures of the largest batch that is followed through a pass."""
 
 
 class Estimate(Settings):
@@ -99,10 +104,13 @@ def estimate(config: BenchConfig) -> Estimate:
     Raises `UnknownNameError` and `ConfigError` for what cannot be built.
     """
     changes: dict[str, Any] = {} if config.schedule is None else {"schedule": config.schedule}
-    model = sized(build(config.backbone, config.preset, initialize=False, **changes), config.size)
+
+    def made() -> Model:
+        return sized(build(config.backbone, config.preset, initialize=False, **changes), config.size)
+
     if config.mode == "train":
-        return _training(model, training_settings(config))
-    return _pass(model, config.mode, config.batch, half=config.dtype == "bf16")
+        return _trainings(made, training_settings(config))
+    return _passes(made, config.mode, config.batch, half=config.dtype == "bf16")
 
 
 def estimate_training(config: TrainConfig) -> Estimate:
@@ -112,12 +120,47 @@ def estimate_training(config: TrainConfig) -> Estimate:
     if path is not None and path.exists():
         stored = load_metadata(path / WEIGHTS if path.is_dir() else path)
         family, settings = stored["family"], stored["config"]
-    return _training(_without_weights(family, settings, **config.model), config)
+    return _trainings(lambda: _without_weights(family, settings, **config.model), config)
 
 
 def estimate_translation(model: PictureModel, batch: int, config: TranslationConfig) -> Estimate:
     """What translating ``batch`` pictures with a model such as this one needs."""
-    return _pass(_without_weights(model.family, model.config), config.mode, batch, half=False)
+    return _passes(lambda: _without_weights(model.family, model.config), config.mode, batch)
+
+
+def estimate_drawing(model: Model, batch: int, schedule: ScaleSchedule) -> Estimate:
+    """What drawing ``batch`` pictures at once with a model such as this one needs, on a schedule of its own."""
+    return _passes(lambda: build(model.family, model.config, initialize=False).at(schedule), "generate", batch)
+
+
+def _passes(made: Callable[[], PictureModel], mode: str, batch: int, *, half: bool = False) -> Estimate:
+    doing = "drawing" if mode == "generate" else "translating"
+    pictures = "a picture" if batch == 1 else f"{batch} pictures at once"
+    found = _extrapolated(lambda batch: _pass(made(), mode, batch, half=half), batch)
+    return found.model_copy(update={"what": f"{doing} {pictures}"})
+
+
+def _trainings(made: Callable[[], PictureModel], config: TrainConfig) -> Estimate:
+    def of(batch: int) -> Estimate:
+        return _training(made(), config.model_copy(update={"batch_size": batch}))
+
+    what = f"training on {config.batch_size * config.accumulate} pictures of each domain in an update"
+    return _extrapolated(of, config.batch_size).model_copy(update={"what": what})
+
+
+def _extrapolated(of: Callable[[int], Estimate], batch: int) -> Estimate:
+    """The estimate ``of`` a batch. Above the `LARGEST` memory grows by as much a picture as from half of that on."""
+    if batch <= LARGEST:
+        return of(batch)
+    half, whole = of(LARGEST // 2), of(LARGEST)
+
+    def grown(less: int, more: int) -> int:
+        return more + (more - less) * (batch - LARGEST) // (LARGEST // 2)
+
+    memory = {name: grown(half.memory.get(name, 0), size) for name, size in whole.memory.items()}
+    validation = grown(half.validation_bytes, whole.validation_bytes)
+    update = {"memory": memory, "peak_bytes": sum(memory.values()), "validation_bytes": validation}
+    return whole.model_copy(update=update)
 
 
 def _without_weights(family: str, settings: str | Mapping[str, Any] | Settings, **changes: Any) -> PictureModel:
@@ -157,16 +200,14 @@ def _running(ledger: Ledger, model: PictureModel) -> Iterator[None]:
         yield
 
 
-def _result(ledger: Ledger, what: str, parts: Mapping[str, Sequence[Tensor]], **more: Any) -> Estimate:
+def _result(ledger: Ledger, parts: Mapping[str, Sequence[Tensor]], **more: Any) -> Estimate:
     from cyclevar import __version__
 
     memory = {name: size for name, size in ledger.at_peak.items() if size}
     parts = {name: some for name, some in parts.items() if name in memory}
     counts = {name: sum(one.numel() for one in some if isinstance(one, nn.Parameter)) for name, some in parts.items()}
-    facts: dict[str, Any] = {"trained": 0, "validation_bytes": 0, **more}
-    return Estimate(
-        cyclevar=__version__, what=what, parameters=counts, memory=memory, peak_bytes=sum(memory.values()), **facts
-    )
+    facts: dict[str, Any] = {"what": "", "trained": 0, "validation_bytes": 0, **more}
+    return Estimate(cyclevar=__version__, parameters=counts, memory=memory, peak_bytes=sum(memory.values()), **facts)
 
 
 def _pass(model: PictureModel, mode: str, batch: int, *, half: bool) -> Estimate:
@@ -187,9 +228,7 @@ def _pass(model: PictureModel, mode: str, batch: int, *, half: bool) -> Estimate
             settings = TranslationConfig(mode="serial" if mode == "serial" else "parallel")
             context = model.encode(torch.zeros(batch, 3, *model.image_size))
             model.translate(context, condition, settings)
-    doing = "drawing" if mode == "generate" else "translating"
-    pictures = "a picture" if batch == 1 else f"{batch} pictures at once"
-    return _result(ledger, f"{doing} {pictures}", parts, savings=("--batch 1",) if batch > 1 else ())
+    return _result(ledger, parts, savings=("--batch 1",) if batch > 1 else ())
 
 
 def _training(model: PictureModel, config: TrainConfig) -> Estimate:
@@ -202,9 +241,8 @@ def _training(model: PictureModel, config: TrainConfig) -> Estimate:
         task.optimizer.zero_grad()
         task._translate(task.ema.module, torch.zeros(VALIDATED, 3, *model.image_size), task.targets[0])
     validation, ledger.at_peak = sum(ledger.at_peak.values()), update
-    what = f"training on {config.batch_size * config.accumulate} pictures of each domain in an update"
     trained = sum(one.numel() for one in model.translates.parameters() if one.requires_grad)
-    return _result(ledger, what, parts, trained=trained, validation_bytes=validation, savings=_savings(model, config))
+    return _result(ledger, parts, trained=trained, validation_bytes=validation, savings=_savings(model, config))
 
 
 def weightless_training(

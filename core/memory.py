@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import traceback
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cyclevar.core.allocator import within_free_memory
 from cyclevar.core.errors import MemoryShortageError
 
 _NUMBERS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default)
@@ -155,16 +157,25 @@ class Needs(Protocol):
 
 @contextlib.contextmanager
 def explained(estimate: Callable[[], Needs]) -> Iterator[None]:
-    """Where memory runs out inside, raise a `MemoryShortageError` that tells what is needed and what needs less."""
+    """Where memory runs out inside, raise a `MemoryShortageError` that tells what is needed and what needs less.
+
+    Where there is no GPU, that is when the main memory's free part is used up.
+    """
+    unlimited = torch.cuda.is_available()  # whose driver sets aside more addresses than there is memory
     try:
-        yield
+        with contextlib.nullcontext() if unlimited else within_free_memory():
+            yield
     except (RuntimeError, MemoryError, MemoryShortageError) as error:
         if not out_of_memory(error):
             raise
-        found = estimate()
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+        traceback.clear_frames(error.__traceback__)  # which hold tensors that the estimate may need the room of
+        problem = error.problem if isinstance(error, MemoryShortageError) else shortage(error)
+        try:
+            found = estimate()
+        except (RuntimeError, MemoryError, SystemError):
+            raise MemoryShortageError(problem, expected="more of it", hint="end other programs") from error
         raise MemoryShortageError(
-            error.problem if isinstance(error, MemoryShortageError) else f"there is too little memory ({reason})",
+            problem,
             expected=f"{found.needed}, besides the process itself",
             hint=f"try {', '.join(found.savings)}" if found.savings else "use a smaller model",
         ) from error
@@ -175,5 +186,14 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, MemoryShortageError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("allocate memory", "not enough memory", "bad_alloc", "out of memory")
+        sign in str(error)
+        for sign in (
+            *("allocate memory", "not enough memory", "bad_alloc", "out of memory"),
+            *("Resource temporarily unavailable", "can't start new thread"),  # no room for the stack of a thread
+        )
     )
+
+
+def shortage(error: BaseException) -> str:
+    """What happened, for an error that says that memory ran out."""
+    return f"there is too little memory ({next(iter(str(error).splitlines()), type(error).__name__)[:160]})"

@@ -170,3 +170,44 @@ def test_a_pass_that_does_not_fit_on_a_gpu(capsys: pytest.CaptureFixture[str]) -
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "GB for training on 512 pictures of each domain" in capsys.readouterr().err
     assert not Path("run-that-does-not-fit").exists()
+
+
+def test_a_command_without_an_estimate_says_it_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*given: Any, **more: Any) -> None:
+        raise SHORTAGE
+
+    monkeypatch.setattr("cyclevar.core.training.start.pretrain", fail)
+    assert main(["pretrain", "--stage", "tokenizer", "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cyclevar: error: there is too little memory (DefaultCPUAllocator")
+    assert error.endswith("; try a smaller batch.\n")
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, (3_500_000_000, resource.RLIM_INFINITY))
+from cyclevar.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["generate", "--batch", "100000", "--count", "100000"], "for drawing 100000 pictures at once"),
+        (["train", "--batch-size", "64"], "for training on 64 pictures of each domain in an update"),
+        (["bench", "--preset", "tiny", "--batch", "1000000"], "for translating 1000000 pictures at once"),
+    ],
+)
+def test_memory_that_runs_out_for_real(arguments: list[str], needed: str, tmp_path: Path) -> None:
+    out = [] if arguments[0] == "bench" else ["--out", "out"]
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, *arguments, *out, "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "error: there is too little memory" in done.stderr
+    assert needed in done.stderr
+    assert list(tmp_path.rglob("*.*")) == []

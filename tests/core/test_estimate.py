@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from cyclevar.core import estimate as estimates
 from cyclevar.core.bench.config import BenchConfig
 from cyclevar.core.config import TrainConfig, TranslationConfig
 from cyclevar.core.errors import ConfigError
@@ -157,6 +158,16 @@ def test_a_translation_by_a_model_that_is_there() -> None:
     assert found.savings == ("--batch 1",)
     assert torch.equal(before, torch.get_rng_state())
     assert not any(tensor.is_meta for tensor in model.parameters())
+
+
+@pytest.mark.parametrize("mode", ["parallel", "generate"])
+def test_large_batches_take_proportionally_more(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "LARGEST", 8)
+    grown = of(mode, batch=24)
+    monkeypatch.setattr(estimates, "LARGEST", 64)
+    followed = of(mode, batch=24)
+    assert grown.what == followed.what
+    assert grown.memory == {name: pytest.approx(size, rel=0.01) for name, size in followed.memory.items()}
 
 
 def test_a_size_that_cannot_be_made_is_refused() -> None:

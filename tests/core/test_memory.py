@@ -115,3 +115,29 @@ def test_the_error_tells_what_is_needed_and_what_needs_less() -> None:
         raise RuntimeError("shape")
     with pytest.raises(MemoryShortageError, match=r"^a process died; expected 7\.5 GB"), explained(Found):
         raise MemoryShortageError("a process died")
+
+
+def test_an_estimate_that_finds_no_room_either() -> None:
+    def no_room() -> Found:
+        raise MemoryError
+
+    with pytest.raises(MemoryShortageError, match=r"too little memory.*end other programs"), explained(no_room):
+        raise RuntimeError("Resource temporarily unavailable")
+
+
+def test_a_limit_of_the_free_memory_ends_with_its_block() -> None:
+    code = """
+import resource, torch
+from cyclevar.core.allocator import within_free_memory
+before = resource.getrlimit(resource.RLIMIT_DATA)
+with within_free_memory():
+    kept = []
+    try:
+        while True:
+            kept.append(torch.empty(2**28))  # untouched, so that the machine is never short of memory
+    except RuntimeError as error:
+        print("allocate memory" in str(error), 0 < len(kept))
+print(resource.getrlimit(resource.RLIMIT_DATA) == before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "True"]
