@@ -49,6 +49,9 @@ VALIDATED = 16
 """Pictures that a training translates together when it validates."""
 
 
+TRANSLATING = "translating"
+"""How the names of translations begin."""
+
 LARGEST = 64
 """Pictures of the largest batch that is followed through a pass."""
 
@@ -93,6 +96,9 @@ def table(found: Estimate) -> RenderableType:
     notes = ["The process itself comes on top (Python, torch, on a GPU the CUDA context)."]
     if found.trained:
         notes.insert(0, f"{found.trained:,} parameters are trained. Validation: {found.validation_bytes / 1e9:.2f} GB.")
+    elif found.what.startswith(TRANSLATING) and "backbone" in found.memory:
+        copies = found.memory["tokenizer"] + found.memory["backbone"]
+        notes.append(f"`translate` on a CPU rearranges the weights first, and may take {copies / 1e9:.2f} GB more.")
     if found.savings:
         notes.append(f"Less memory: {', '.join(found.savings)}.")
     return Group(f"{found.what}: {found.peak_bytes / 1e9:.2f} GB", drawn, *notes)
@@ -134,7 +140,7 @@ def estimate_drawing(model: Model, batch: int, schedule: ScaleSchedule) -> Estim
 
 
 def _passes(made: Callable[[], PictureModel], mode: str, batch: int, *, half: bool = False) -> Estimate:
-    doing = "drawing" if mode == "generate" else "translating"
+    doing = "drawing" if mode == "generate" else TRANSLATING
     pictures = "a picture" if batch == 1 else f"{batch} pictures at once"
     found = _extrapolated(lambda batch: _pass(made(), mode, batch, half=half), batch)
     return found.model_copy(update={"what": f"{doing} {pictures}"})

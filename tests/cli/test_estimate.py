@@ -36,6 +36,7 @@ def test_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "translating 3 pictures at once: 0.0" in printed
     assert "activations: backbone" in printed
     assert "Less memory: --batch 1." in printed
+    assert "`translate` on a CPU rearranges the weights first, and may take 0.02 GB more." in printed
     assert main(["estimate", "--mode", "serial", "--preset", "tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == {"tokenizer": 1510368, "backbone": 2322868}
