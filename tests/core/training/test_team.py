@@ -180,7 +180,7 @@ def test_every_step_of_two_processes_is_that_of_one(case: str, request: pytest.F
     printed = finish(launch(config, tmp_path / "two", processes, "replay", str(tmp_path / "one")))
     assert printed[1:] == [""] * (processes - 1)  # only the leading process speaks
     folder = RunFolder(tmp_path / "one")
-    folder.checkpoints, compared = tmp_path / "two" / "replayed", 0
+    folder.checkpoints, compared, largest = tmp_path / "two" / "replayed", 0, 0.0
     for path in folder.saved():
         one, two = load_tensors(tmp_path / "one" / "checkpoints" / path.name)[0], load_tensors(path)[0]
         assert {name for name, value in one.items() if value.numel()} == {
@@ -190,7 +190,9 @@ def test_every_step_of_two_processes_is_that_of_one(case: str, request: pytest.F
             names = [name for name in one if name.startswith(f"{part}/") and name.endswith("/exp_avg") and name in two]
             if names:
                 whole, joint = (torch.cat([state[name].flatten() for name in names]) for state in (one, two))
-                assert float((whole - joint).norm()) < 1e-4 * float(whole.norm()), (path.name, part)
+                difference = float((whole - joint).norm()) / max(float(whole.norm()), 1e-30)
+                assert difference < 1e-4, (path.name, part)
+                largest = max(largest, difference)
         for name in one:
             if name.startswith("pools/"):
                 assert torch.allclose(one[name].float(), two[name].float(), atol=1e-5), (path.name, name)
@@ -198,6 +200,7 @@ def test_every_step_of_two_processes_is_that_of_one(case: str, request: pytest.F
                 assert torch.equal(one[name], two[name]), (path.name, name)
         compared += 1
     assert compared == 19
+    print(f"{case}: moments differ by at most {largest:.1e} of their norm")
 
 
 @pytest.mark.cuda
