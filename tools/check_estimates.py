@@ -14,6 +14,7 @@ import gc
 import multiprocessing
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
@@ -66,8 +67,13 @@ def measured(config: BenchConfig, *, keep: bool = False) -> int:
 
     ``keep``: with freed memory kept in the process.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, [config, keep])
+    return alone(_measured, config, keep)
+
+
+def alone(function: Callable[..., int], *given: object) -> int:
+    """What ``function`` gives in a process of its own. Raises `BrokenProcessPool` where that one dies."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *given).result()
 
 
 def _measured(config: BenchConfig, keep: bool) -> int:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from check_estimates import EVERY, give_back_freed_memory, peak_above_nothing
+from check_estimates import EVERY, alone, give_back_freed_memory, peak_above_nothing
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -159,11 +158,8 @@ def main() -> None:
     if options.count:
         print(json.dumps(counted(config), indent=2))
         return
-    result = timed(config, options.rounds)
-    for way in WAYS:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            result.setdefault("peak_bytes", {})[way] = pool.apply(peak, [way, config])
-    print(json.dumps(result, indent=2))
+    print(json.dumps(timed(config, options.rounds), indent=2), flush=True)
+    print(json.dumps({"peak_bytes": {way: alone(peak, way, config) for way in WAYS}}, indent=2))
 
 
 if __name__ == "__main__":
