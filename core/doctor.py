@@ -128,12 +128,13 @@ def _attention() -> Iterator[Row]:
 def _memory() -> Iterator[Row]:
     import psutil
 
-    free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
-    little = free < LITTLE_MEMORY
-    advice = "end other programs, or use a small preset and --batch 1" if little else ""
-    yield "main memory", "note" if little else "ok", f"{_size(free)} of {_size(total)} free", advice
+    from cyclevar.core.allocator import group_limit, keep_freed_memory
 
-    from cyclevar.core.allocator import keep_freed_memory
+    free, total, group = psutil.virtual_memory().available, psutil.virtual_memory().total, group_limit()
+    allowed = f", of which this container or job may take {_size(group)}" if group is not None and group < total else ""
+    little = min(free, group or free) < LITTLE_MEMORY
+    advice = "end other programs, or use a small preset and --batch 1" if little else ""
+    yield "main memory", "note" if little else "ok", f"{_size(free)} of {_size(total)} free{allowed}", advice
 
     kept = keep_freed_memory()
     yield (

@@ -110,6 +110,16 @@ def test_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.state, found.found) == ("note", "1.0 GB of 8.0 GB free")
 
 
+def test_little_memory_for_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7e9, total=8e9))
+    monkeypatch.setattr("cyclevar.core.allocator.group_limit", lambda: int(1e9))
+    found = only("memory", monkeypatch)["main memory"]
+    assert (found.state, found.found) == (
+        "note",
+        "7.0 GB of 8.0 GB free, of which this container or job may take 1.0 GB",
+    )
+
+
 class TestDisk:
     """Folders that are missing, closed or full."""
 

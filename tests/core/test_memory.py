@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from cyclevar.core.allocator import group_limit
 from cyclevar.core.errors import MemoryShortageError
 from cyclevar.core.memory import Ledger, explained, out_of_memory, tensors_of
 
@@ -141,3 +143,28 @@ print(resource.getrlimit(resource.RLIMIT_DATA) == before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "True"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/job/step", {"job/memory.max": "4000", "job/step/memory.max": "max"}, 4000),
+        ("0::/", {"memory.max": "3000"}, 3000),
+        ("0::/../other", {}, None),
+        (
+            "5:cpu,cpuacct:/job\n4:memory:/job",
+            {"memory/job/memory.limit_in_bytes": "2000", "memory/memory.limit_in_bytes": "9223372036854771712"},
+            2000,
+        ),
+        ("4:memory:/not/seen/inside", {"memory/memory.limit_in_bytes": "1000"}, 1000),
+    ],
+)
+def test_limits_of_containers_and_jobs(groups: str, files: dict[str, str], limit: int | None, tmp_path: Path) -> None:
+    for name, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{n}": t for n, t in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert group_limit(tmp_path) == limit
+
+
+def test_no_control_groups(tmp_path: Path) -> None:
+    assert group_limit(tmp_path) is None
