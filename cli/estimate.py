@@ -84,4 +84,4 @@ def command(
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        Console().print(table(found))
+        Console().print(table(found, translates=mode in ("translate", "serial")))

@@ -48,10 +48,6 @@ ORDER = (
 VALIDATED = 16
 """Pictures that a training translates together when it validates."""
 
-
-TRANSLATING = "translating"
-"""How the names of translations begin."""
-
 LARGEST = 64
 """Pictures of the largest batch that is followed through a pass."""
 
@@ -86,8 +82,8 @@ class Estimate(Settings):
         return [(name, self.parameters.get(name, 0), self.memory.get(name, 0)) for name in names]
 
 
-def table(found: Estimate) -> RenderableType:
-    """The estimate for a terminal."""
+def table(found: Estimate, *, translates: bool = False) -> RenderableType:
+    """The estimate for a terminal; ``translates``: it is one of a translation, with tokenizer and backbone."""
     drawn = Table("component", "parameters", "MB", pad_edge=False)
     for column in drawn.columns[1:]:
         column.justify = "right"
@@ -96,7 +92,7 @@ def table(found: Estimate) -> RenderableType:
     notes = ["The process itself comes on top (Python, torch, on a GPU the CUDA context)."]
     if found.trained:
         notes.insert(0, f"{found.trained:,} parameters are trained. Validation: {found.validation_bytes / 1e9:.2f} GB.")
-    elif found.what.startswith(TRANSLATING) and "backbone" in found.memory:
+    if translates:
         copies = found.memory["tokenizer"] + found.memory["backbone"]
         notes.append(f"`translate` on a CPU rearranges the weights first, and may take {copies / 1e9:.2f} GB more.")
     if found.savings:
@@ -140,7 +136,7 @@ def estimate_drawing(model: Model, batch: int, schedule: ScaleSchedule) -> Estim
 
 
 def _passes(made: Callable[[], PictureModel], mode: str, batch: int, *, half: bool = False) -> Estimate:
-    doing = "drawing" if mode == "generate" else TRANSLATING
+    doing = "drawing" if mode == "generate" else "translating"
     pictures = "a picture" if batch == 1 else f"{batch} pictures at once"
     found = _extrapolated(lambda batch: _pass(made(), mode, batch, half=half), batch)
     return found.model_copy(update={"what": f"{doing} {pictures}"})

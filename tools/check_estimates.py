@@ -15,7 +15,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +24,8 @@ from cyclevar.core.bench.config import BenchConfig
 from cyclevar.core.bench.work import Work
 from cyclevar.core.bench.worker import forget_peak, peak_bytes
 from cyclevar.core.estimate import estimate
+
+Result = TypeVar("Result")
 
 EVERY: dict[str, Any] = {"loss": {"cycle_every": 1, "identity_every": 1}, "diagnose_every": 1}
 """The largest update every time, as the estimate supposes: all losses, and the gradient of each measured."""
@@ -70,7 +72,7 @@ def measured(config: BenchConfig, *, keep: bool = False) -> int:
     return alone(_measured, config, keep)
 
 
-def alone(function: Callable[..., int], *given: object) -> int:
+def alone(function: Callable[..., Result], *given: object) -> Result:
     """What ``function`` gives in a process of its own. Raises `BrokenProcessPool` where that one dies."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *given).result()

@@ -8,7 +8,6 @@ Each way runs in a process of its own, in turn; prints median seconds and peak m
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -41,17 +40,17 @@ def main() -> None:
     arguments.add_argument("--preset", default="d16")
     arguments.add_argument("--rounds", type=int, default=5)
     given = arguments.parse_args()
+    from check_estimates import alone  # here, so that the timed processes do not import it
+
     from cyclevar.core.model import build
 
-    context = multiprocessing.get_context("spawn")
     found: dict[str, list[tuple[float, int]]] = {"built and copied": [], "opened": []}
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.safetensors")
         build(given.backbone, given.preset).save(path)
         for _ in range(given.rounds):
             for way, results in found.items():
-                with context.Pool(1) as pool:
-                    results.append(pool.apply(run, (way, given.backbone, given.preset, path)))
+                results.append(alone(run, way, given.backbone, given.preset, path))
         size = Path(path).stat().st_size
     print(f"{given.backbone} {given.preset}, {size / 1e6:,.0f} MB, {given.rounds} rounds\n")
     print("| | seconds | peak memory |\n|---|---|---|")
