@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import traceback
 import weakref
 from collections import Counter
@@ -168,7 +169,8 @@ def explained(estimate: Callable[[], Needs]) -> Iterator[None]:
     except (RuntimeError, MemoryError, MemoryShortageError) as error:
         if not out_of_memory(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # which hold tensors that the estimate may need the room of
+        traceback.clear_frames(error.__traceback__)  # which hold tensors that the estimate may need the room of,
+        gc.collect()  # some of them in cycles
         problem = error.problem if isinstance(error, MemoryShortageError) else shortage(error)
         try:
             found = estimate()
