@@ -187,8 +187,11 @@ def test_a_command_without_an_estimate_says_it_too(
 
 
 IN_LITTLE_MEMORY = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_DATA, (3_500_000_000, resource.RLIM_INFINITY))
+import sys
+from types import SimpleNamespace
+import psutil
+psutil.virtual_memory = lambda: SimpleNamespace(available=2_800_000_000)
+psutil.swap_memory = lambda: SimpleNamespace(free=0)
 from cyclevar.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
