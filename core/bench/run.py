@@ -9,7 +9,7 @@ import numpy as np
 
 from cyclevar.core.bench.config import BenchConfig
 from cyclevar.core.bench.worker import Worker
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
 
 
 class Spread(Settings):

@@ -10,10 +10,10 @@ from PIL import Image
 
 from cyclevar.cli.main import main
 from cyclevar.core import demo
-from cyclevar.core.data.datasets import UnpairedDataset
-from cyclevar.core.data.pictures import read_picture
-from cyclevar.core.shipped import WEIGHTS
-from cyclevar.core.training import start
+from cyclevar.core.data.images import read_picture
+from cyclevar.core.data.sources import UnpairedDataset
+from cyclevar.core.training import launch as start
+from cyclevar.core.weights.shipped import WEIGHTS
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cyclevar.core.data.datasets import PictureList, open_dataset
+from cyclevar.core.data.datasets import open_dataset
+from cyclevar.core.data.sources import PictureList
 from cyclevar.core.errors import ConfigError, DataError, PictureError, PluginError
-from cyclevar.core.manager import get_manager
-from cyclevar.core.registry import Entry
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.extension.registry import Entry
 
 
 def fill(folder: Path, count: int, suffix: str = "png") -> Path:

@@ -14,16 +14,10 @@ from rich.console import Console
 from torch import Tensor
 
 from cyclevar.core.errors import DataError, UnknownNameError
-from cyclevar.core.evaluation.evaluate import (
-    Evaluation,
-    Translate,
-    choose_metrics,
-    evaluate,
-    pooled_features,
-    quick_kid_rt,
-)
-from cyclevar.core.evaluation.nets import Judges
-from cyclevar.core.features import FeatureNet
+from cyclevar.core.evaluation.evaluate import Translate, choose_metrics, evaluate, pooled_features, quick_kid_rt
+from cyclevar.core.evaluation.networks import Judges
+from cyclevar.core.evaluation.results import Evaluation
+from cyclevar.core.networks.feature_net import FeatureNet
 
 DOMAINS = ("white", "black")
 

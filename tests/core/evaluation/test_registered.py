@@ -12,13 +12,13 @@ from rich.console import Console
 from torch import Tensor
 
 from cyclevar.core.errors import DataError, UnknownNameError
-from cyclevar.core.evaluation.cache import FeatureCache
 from cyclevar.core.evaluation.evaluate import choose_metrics, compare, evaluate
-from cyclevar.core.evaluation.nets import Judges
-from cyclevar.core.features import FeatureNet
-from cyclevar.core.interfaces import PictureMetric
-from cyclevar.core.manager import get_manager
-from cyclevar.core.registry import Entry
+from cyclevar.core.evaluation.feature_cache import FeatureCache
+from cyclevar.core.evaluation.networks import Judges
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.extension.registry import Entry
+from cyclevar.core.interfaces.criteria import PictureMetric
+from cyclevar.core.networks.feature_net import FeatureNet
 
 DOMAINS = ("white", "black")
 

@@ -1,0 +1,1 @@
+"""The interfaces that families and plugins implement."""
