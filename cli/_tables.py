@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from cyclevar.core.bench.run import BenchResult, Spread, Stage
-from cyclevar.core.diagnostics.memory_estimate import Estimate
 from cyclevar.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from cyclevar.core.bench.run import BenchResult, Spread, Stage
+    from cyclevar.core.diagnostics.memory_estimate import Estimate as MemoryEstimate
+    from cyclevar.core.evaluation.metrics import Estimate, FrechetDistance
+    from cyclevar.core.evaluation.results import Direction, Evaluation
 
-def table(found: Estimate, *, translates: bool = False) -> RenderableType:
+
+def estimate_table(found: MemoryEstimate, *, translates: bool = False) -> RenderableType:
     """The estimate for a terminal; ``translates``: it is one of a translation, with tokenizer and backbone."""
     drawn = Table("component", "parameters", "MB", pad_edge=False)
     for column in drawn.columns[1:]:
@@ -124,3 +130,48 @@ def compare(one: BenchResult, other: BenchResult, *, force: bool = False) -> Tab
         ratio = f"{mine[name].seconds.median / theirs[name].seconds.median:.2f}" if both else ""
         table.add_row(name, *times, ratio)
     return table
+
+
+def evaluation_tables(evaluation: Evaluation) -> tuple[Table, ...]:
+    """One table per direction, captioned with what the metrics were computed with."""
+    return tuple(_direction_table(evaluation, direction) for direction in evaluation.directions)
+
+
+def _direction_table(evaluation: Evaluation, direction: Direction) -> Table:
+    from cyclevar.core.evaluation.results import FIGURES
+
+    table = Table(title=direction.name, caption=_caption(evaluation, direction))
+    table.add_column()
+    for row in direction.rows:
+        table.add_column(row.name, justify="right")
+    for name, metric in {**FIGURES, **evaluation.registered}.items():
+        figures = [row.figure(name) for row in direction.rows]
+        if any(figure is not None for figure in figures):
+            table.add_row(metric.title, *(_cell(figure, metric.form) for figure in figures))
+    return table
+
+
+def _caption(evaluation: Evaluation, direction: Direction) -> str:
+    counts = ", ".join(f"{count} of {name}" for name, count in evaluation.pictures.items())
+    parts = [] if direction.copy_ratio is None else [f"copy ratio {direction.copy_ratio:.2f}"]
+    parts.append(f"pictures: {counts} at {evaluation.size[1]} x {evaluation.size[0]}")
+    if evaluation.reference_pictures:
+        parts.append(f"{evaluation.reference_pictures[direction.target]} training pictures for KID-rt")
+    parts += [
+        f"{use.replace('_', ' ')} by {net.name} {net.weights_sha256[:8]} ({net.reads})"
+        for use, net in evaluation.nets.items()
+    ]
+    return "; ".join([*parts, "KID x 1000; 95 % intervals"])
+
+
+def _cell(figure: Estimate | FrechetDistance | None, form: str) -> str:
+    from cyclevar.core.evaluation.metrics import FrechetDistance
+
+    if figure is None:
+        return "-"
+    text = form.format(figure.value)
+    if isinstance(figure, FrechetDistance):
+        return text + ("*" if figure.rank_deficient else "")
+    if figure.low is None or figure.high is None:
+        return text
+    return f"{text} [{form.format(figure.low)}, {form.format(figure.high)}]"

@@ -78,7 +78,7 @@ def command(
             "training": apply_overrides(given, overrides or []),
         },
     )
-    from cyclevar.cli._tables import table
+    from cyclevar.cli._tables import estimate_table
     from cyclevar.core.diagnostics.memory_estimate import estimate
 
     with Console(stderr=True).status(f"{backbone} {config.preset}"):
@@ -86,4 +86,4 @@ def command(
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        Console().print(table(found, translates=mode in ("translate", "serial")))
+        Console().print(estimate_table(found, translates=mode in ("translate", "serial")))

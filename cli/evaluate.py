@@ -189,10 +189,12 @@ def show(evaluation: Evaluation) -> None:
     """Print the tables, and what a reader must not overlook."""
     from rich.console import Console
 
+    from cyclevar.cli._tables import evaluation_tables
+
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 200)  # a file has room for whole lines
-    for table in evaluation.tables():
+    for table in evaluation_tables(evaluation):
         console.print(table)
     for warning in evaluation.warnings:
         complain("warning", warning)

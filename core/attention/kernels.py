@@ -1,4 +1,4 @@
-"""Attention over scales: who sees whom, and the one place where the kernel is chosen.
+"""Attention by a plan: the one place where the kernel is chosen.
 
 Layout everywhere: ``[B, tokens, heads, head_dim]``.
 """

@@ -1,4 +1,4 @@
-"""Results as tables and pictures, and two results side by side."""
+"""Read results, and draw how times grow along a sweep."""
 
 from __future__ import annotations
 

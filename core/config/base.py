@@ -1,4 +1,4 @@
-"""Settings: the base class of every configuration, YAML files, ``--set a.b=c``, and errors in one readable line.
+"""Settings: the base class of every configuration, and errors in one readable line.
 
 Nothing here knows a particular setting, and nothing imports torch.
 """
@@ -13,7 +13,6 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from cyclevar.core.config.files import _Loader
 from cyclevar.core.errors import ConfigError, UnknownNameError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -23,11 +22,6 @@ class Settings(BaseModel):
     """Base of every configuration: unknown keys are refused, values never change, any field name is free to use."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +69,7 @@ def _explain(model: type[BaseModel], data: Mapping[str, Any], errors: Sequence[E
     if first[0]["type"] == "missing":
         return ConfigError(f"the setting {dotted} is missing", hint=also)
     wanted = dict.fromkeys(re.sub(r"^(Input should be|Value error,) ", "", error["msg"]) for error in first)
-    subject = f"{dotted} is {_shown(first[0]['input'])}" if key else f"got {_shown(first[0]['input'])}"
+    subject = f"{dotted} is {shown(first[0]['input'])}" if key else f"got {shown(first[0]['input'])}"
     return ConfigError(subject, expected=" or ".join(wanted), hint=also)
 
 
@@ -109,6 +103,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [found for argument in get_args(annotation) for found in _models_in(argument)]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from cyclevar.core.config.base import Settings
-from cyclevar.core.config.families import PublishedFile
 from cyclevar.core.config.inference import SamplingConfig
 from cyclevar.core.schedule import ScaleSchedule
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cyclevar.core.config.base import _shown
+from cyclevar.core.config.base import shown
 from cyclevar.core.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, except that ``1e-4`` is a number as in YAML 1.2 (PyYAML wants ``1.0e-4``)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise ConfigError(f"{path} holds {_shown(data)}", expected="settings by name, such as `batch: 8`")
+        raise ConfigError(f"{path} holds {shown(data)}", expected="settings by name, such as `batch: 8`")
     return data
 
 
@@ -56,7 +62,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
             inner = here.setdefault(section, {})
             if not isinstance(inner, dict):
                 raise ConfigError(
-                    f"cannot set {dotted.strip()}: {'.'.join(sections[:depth])} is {_shown(inner)}",
+                    f"cannot set {dotted.strip()}: {'.'.join(sections[:depth])} is {shown(inner)}",
                     expected="a section with settings of its own",
                 )
             here = inner

@@ -124,7 +124,7 @@ class LoraConfig(Settings):
     alpha: PositiveFloat = 16.0
     """The adapters' output is multiplied by ``alpha / rank``."""
     targets: tuple[str, ...] = ("attention", "text_attention", "feed_forward")
-    """Which parts of every block get adapters, by their names in `cyclevar.core.networks.transformer`: all their linear layers."""
+    """Which parts of every block get adapters, by their names in `networks.transformer`: all their linear layers."""
 
 
 Recipe = Literal["default", "paper"]

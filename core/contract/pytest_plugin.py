@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 CONTRACT = "cyclevar.core.contract"
-FOLDER = Path(__file__).resolve().parent / "contract"
+FOLDER = Path(__file__).resolve().parent
 
-pytest.register_assert_rewrite(CONTRACT)
+pytest.register_assert_rewrite(
+    f"{CONTRACT}.fixtures", *(f"{CONTRACT}.{file.stem}" for file in FOLDER.glob("test_*.py"))
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,4 +1,8 @@
-"""Fit an image to a model's canvas, and cut the result back to the image's own size."""
+"""Fit an image to a model's canvas, and cut the result back to the image's own size.
+
+A picture that is not of the model's shape keeps its proportions: it is scaled (Lanczos) until it just fits, the rest is
+filled by repeating its edges, and after the translation the same part is cut out and scaled to the picture's own size.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading one picture of any common kind as plain 8-bit RGB."""
+"""Read one image of any common kind as plain 8-bit RGB, and write one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cyclevar.core.data.images import PICTURE_SUFFIXES, read_picture
 from cyclevar.core.errors import PictureError, UnknownNameError
 from cyclevar.core.runtime.files import write_atomically
 

@@ -1,4 +1,4 @@
-"""How much memory a model needs, found by running a pass of it on tensors without memory (`cyclevar.core.runtime.memory`).
+"""Estimate the memory that a model needs, by running a pass of it on fake tensors (`memory_ledger`).
 
 What is counted is what tensors hold. The process itself comes on top (Python, torch and its libraries, on a GPU the
 CUDA context), and what libraries of convolutions and matrix products use inside a call.
@@ -7,6 +7,7 @@ CUDA context), and what libraries of convolutions and matrix products use inside
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,13 +186,12 @@ def _running(ledger: Ledger, model: PictureModel) -> Iterator[None]:
 
 
 def _result(ledger: Ledger, parts: Mapping[str, Sequence[Tensor]], **more: Any) -> Estimate:
-    from cyclevar import __version__
-
     memory = {name: size for name, size in ledger.at_peak.items() if size}
     parts = {name: some for name, some in parts.items() if name in memory}
     counts = {name: sum(one.numel() for one in some if isinstance(one, nn.Parameter)) for name, some in parts.items()}
     facts: dict[str, Any] = {"what": "", "trained": 0, "validation_bytes": 0, **more}
-    return Estimate(cyclevar=__version__, parameters=counts, memory=memory, peak_bytes=sum(memory.values()), **facts)
+    version = importlib.metadata.version("cyclevar")
+    return Estimate(cyclevar=version, parameters=counts, memory=memory, peak_bytes=sum(memory.values()), **facts)
 
 
 def _pass(model: PictureModel, mode: str, batch: int, *, half: bool) -> Estimate:

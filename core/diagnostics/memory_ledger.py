@@ -1,4 +1,8 @@
-"""Track the memory that a model would use, by running it on fake tensors."""
+"""Track the memory that a model would use, by running it on fake tensors.
+
+A pass can be made on tensors without memory (torch's fake tensors): every operation then gives the shapes, types and
+lifetimes that it has for real, the tensors that autograd keeps included, and computes nothing.
+"""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from cyclevar.core.errors import DataError, UnknownNameError
 from cyclevar.core.evaluation.feature_cache import FeatureCache
 from cyclevar.core.evaluation.feature_extraction import Looker, Made, Progress, Roundtrip, View
-from cyclevar.core.evaluation.metrics import Estimate, FrechetDistance, copy_ratio, kid
+from cyclevar.core.evaluation.metrics import Estimate, copy_ratio, kid
 from cyclevar.core.evaluation.networks import NEEDS, Judges, Net
 from cyclevar.core.evaluation.results import FIGURES, METRICS, Direction, Evaluation, Metric
-from cyclevar.core.evaluation.rows import _Judge
+from cyclevar.core.evaluation.rows import RowJudge
 from cyclevar.core.extension.manager import get_manager
 from cyclevar.core.interfaces.criteria import PictureMetric
 from cyclevar.core.networks.feature_net import FeatureNet
@@ -94,7 +94,7 @@ def evaluate(
     def direction(source: str, target: str) -> Direction:
         of_target = views[f"round trip of {target}"], views[target]
         trained = views.get(f"round trip of training {target}")
-        judge = _Judge(source, target, views, paired, trained, metrics, seed, judges.registered)
+        judge = RowJudge(source, target, views, paired, trained, metrics, seed, judges.registered)
         rows = (
             judge.row("translation", views[f"{source} > {target}"]),
             judge.row("no translation", views[source]),
@@ -158,7 +158,7 @@ def compare(
     views = look({name: images for name, images in given.items() if name not in apart}, {})
     for name in apart & given.keys():
         views |= look({name: given[name]}, {})
-    judge = _Judge("source", "target", views, paired, None, metrics, seed, judges.registered)
+    judge = RowJudge("source", "target", views, paired, None, metrics, seed, judges.registered)
     rows = [judge.row("translation", views["generated"])]
     moved = None
     if "source" in views:
@@ -252,14 +252,3 @@ def _shown(judges: Judges) -> dict[str, Metric]:
 
 def _size(images: Tensor) -> tuple[int, int]:
     return int(images.shape[-2]), int(images.shape[-1])
-
-
-def _cell(figure: Estimate | FrechetDistance | None, form: str) -> str:
-    if figure is None:
-        return "-"
-    text = form.format(figure.value)
-    if isinstance(figure, FrechetDistance):
-        return text + ("*" if figure.rank_deficient else "")
-    if figure.low is None or figure.high is None:
-        return text
-    return f"{text} [{form.format(figure.low)}, {form.format(figure.high)}]"

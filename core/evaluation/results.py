@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cyclevar.core.evaluation.evaluate import _cell
 from cyclevar.core.evaluation.metrics import Estimate, FrechetDistance
 from cyclevar.core.evaluation.networks import INCEPTION_SHA256, InceptionNet, Net
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 COPY_LIMIT = 0.2
 """Below this copy ratio a translator merely copies its input."""
@@ -146,32 +142,3 @@ class Evaluation:
         for direction, ours in zip(plain["directions"], self.directions, strict=True):
             direction["rows"] = tuple(row.to_dict() for row in ours.rows)
         return {**plain, "warnings": list(self.warnings)}
-
-    def tables(self) -> tuple[Table, ...]:
-        """One table for each direction, captioned with what the figures were computed with."""
-        return tuple(self._table(direction) for direction in self.directions)
-
-    def _table(self, direction: Direction) -> Table:
-        from rich.table import Table
-
-        table = Table(title=direction.name, caption=self._caption(direction))
-        table.add_column()
-        for row in direction.rows:
-            table.add_column(row.name, justify="right")
-        for name, metric in {**FIGURES, **self.registered}.items():
-            figures = [row.figure(name) for row in direction.rows]
-            if any(figure is not None for figure in figures):
-                table.add_row(metric.title, *(_cell(figure, metric.form) for figure in figures))
-        return table
-
-    def _caption(self, direction: Direction) -> str:
-        counts = ", ".join(f"{count} of {name}" for name, count in self.pictures.items())
-        parts = [] if direction.copy_ratio is None else [f"copy ratio {direction.copy_ratio:.2f}"]
-        parts.append(f"pictures: {counts} at {self.size[1]} x {self.size[0]}")
-        if self.reference_pictures:
-            parts.append(f"{self.reference_pictures[direction.target]} training pictures for KID-rt")
-        parts += [
-            f"{use.replace('_', ' ')} by {net.name} {net.weights_sha256[:8]} ({net.reads})"
-            for use, net in self.nets.items()
-        ]
-        return "; ".join([*parts, "KID x 1000; 95 % intervals"])

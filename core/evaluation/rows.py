@@ -23,7 +23,7 @@ from cyclevar.core.interfaces.criteria import PictureMetric
 
 
 @dataclass(frozen=True)
-class _Judge:
+class RowJudge:
     """Makes the rows of one direction from what was seen, ``views`` by set; ``reference``: of training targets' round
     trips."""
 

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cyclevar.core.config.base import Settings
+    from cyclevar.core.config.training import TrainConfig
     from cyclevar.core.extension.registry import Registry
     from cyclevar.core.interfaces.callbacks import Callback, Session
-    from cyclevar.core.interfaces.model import Step
-    from cyclevar.core.models.model import Model
-    from cyclevar.core.training.tasks.translator import TranslatorTask
+    from cyclevar.core.interfaces.model import PictureModel, Step
 
 PROJECT = "cyclevar"
 """The project name of the markers, the prefix of the hooks and the group of the entry points."""
@@ -53,7 +52,7 @@ def cyclevar_configure(config: Settings) -> Settings | None:
 
 
 @hookspec
-def cyclevar_model_built(model: Model, config: Settings) -> Model | None:
+def cyclevar_model_built(model: PictureModel, config: Settings) -> PictureModel | None:
     """Change a model that was just built: add adapters, freeze parameters, replace a part.
 
     Called by ``cyclevar.build`` with the model and the settings of its family, before weights are loaded; each plugin
@@ -72,10 +71,12 @@ def cyclevar_session(session: Session) -> Sequence[Callback] | None:
 
 
 @hookspec
-def cyclevar_losses(trainer: TranslatorTask) -> Mapping[str, tuple[float, Callable[[Step], Tensor]]] | None:
+def cyclevar_losses(
+    config: TrainConfig, model: PictureModel
+) -> Mapping[str, tuple[float, Callable[[Step], Tensor]]] | None:
     """Losses of the generator beside those of the settings: name -> weight and a function of what a step made.
 
-    Called once, when the training of a translator is put together; ``trainer.config`` are its settings. The function is
+    Called once, when the training of a translator is put together, with its settings and the model. The function is
     called in every adversarial step and returns a scalar that carries a gradient. Return None for none.
     """
 

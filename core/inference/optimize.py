@@ -106,7 +106,7 @@ def compile_parts(model: Model, *, backend: str = "inductor") -> Model:
             hint="leave int8 out",
         )
 
-    # Its answers never change in a process, so that tracing through the cache in core/attention/kernels.py loses nothing.
+    # Its answers never change in a process, so that tracing through the cache in attention/kernels.py loses nothing.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(model.schedule))
     tokenizer = model.tokenizer

@@ -1,4 +1,4 @@
-"""What a family brings: a tokenizer, its quantizer, a backbone; and what judges pictures: a discriminator.
+"""Backbones: next-scale transformers, and the condition that they read.
 
 Shapes: images ``[B,3,H,W]`` float in [-1,1]; a latent ``[B,C,h,w]``; a map ``[B,C,h_k,w_k]`` is what one scale of the
 schedule says of the latent; tokens are maps packed row-major, ``[B,L,C]`` with ``L = sum h_k*w_k``. Maps have the

@@ -13,11 +13,9 @@ from cyclevar.core.attention.plan import Visibility
 from cyclevar.core.config.base import Settings
 from cyclevar.core.errors import ConfigError, CyclevarError, PluginError
 from cyclevar.core.interfaces.backbone import Backbone, Condition
-from cyclevar.core.interfaces.callbacks import Answer, Callback, Keep, ScaleStep
 from cyclevar.core.interfaces.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from cyclevar.core.interfaces.model import PictureModel
     from cyclevar.core.schedule import ScaleSchedule
 
 from collections.abc import Mapping
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cyclevar.core.interfaces.backbone import Condition
-    from cyclevar.core.interfaces.callbacks import Session
     from cyclevar.core.interfaces.tokenizer import ScaleState
 
 
@@ -167,11 +164,11 @@ class Decode(Protocol):
 class Session:
     """One generation, translator or training, with whatever acts on it. `open_session` makes it.
 
-    ``task``; ``model`` and its ``schedule``; ``settings`` of the task; ``callbacks`` in the order in which they are
-    called; ``visibility``, ``cache_policy`` and ``decode``, which plugins may replace.
+    ``task``; ``model`` (a `PictureModel`) and its ``schedule``; ``settings`` of the task; ``callbacks`` in the
+    order in which they are called; ``visibility``, ``cache_policy`` and ``decode``, which plugins may replace.
     """
 
-    def __init__(self, task: Task, model: PictureModel, settings: Settings, schedule: ScaleSchedule | None) -> None:
+    def __init__(self, task: Task, model: nn.Module, settings: Settings, schedule: ScaleSchedule | None) -> None:
         self.task, self.model, self.settings = task, model, settings
         self.callbacks: tuple[Callback, ...] = ()
         self.cache_policy: CachePolicy | None = None
@@ -270,7 +267,9 @@ class Session:
         if len(wanted) > 1:
             raise PluginError(
                 f"after scale {step.scale}, "
-                + " and ".join(f"{_named(callback)} says {type(answer).__name__}" for callback, answer in wanted),
+                + " and ".join(
+                    f"{callback_name(callback)} says {type(answer).__name__}" for callback, answer in wanted
+                ),
                 expected="one callback that decides",
             )
         return wanted[0][1] if wanted else None
@@ -288,7 +287,7 @@ class Session:
             raise
         except Exception as error:
             raise PluginError(
-                f"the callback {_named(callback)} failed in {event}: {type(error).__name__}: {error}",
+                f"the callback {callback_name(callback)} failed in {event}: {type(error).__name__}: {error}",
                 hint="repair it, or leave it out",
             ) from error
 
@@ -296,12 +295,13 @@ class Session:
         return lambda _module, _inputs, output: self.tell(callback, "on_activation", self._step, layer, output)
 
 
-def _named(callback: Callback) -> str:
+def callback_name(callback: Callback) -> str:
+    """Return what messages call a callback."""
     return callback.name or type(callback).__name__
 
 
 def _block(callback: Callback, backbone: Backbone, layer: int) -> nn.Module:
     blocks = list(backbone.get_submodule("blocks").children())
     if not -len(blocks) <= layer < len(blocks):
-        raise ConfigError(f"{_named(callback)} taps block {layer}", expected=f"one of {len(blocks)} blocks")
+        raise ConfigError(f"{callback_name(callback)} taps block {layer}", expected=f"one of {len(blocks)} blocks")
     return blocks[layer]

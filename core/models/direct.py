@@ -16,12 +16,13 @@ from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.extension.manager import get_manager
 from cyclevar.core.interfaces.backbone import Condition
 from cyclevar.core.interfaces.model import Context, PictureModel, Translated
+from cyclevar.core.models.stored import StoredModel
 
 if TYPE_CHECKING:
     from cyclevar.core.interfaces.callbacks import Session
 
 
-class DirectModel(PictureModel):
+class DirectModel(StoredModel):
     """Two networks, ``[B,3,H,W]`` to ``[B,3,H,W]``: the first makes pictures of the first domain, and so on."""
 
     has_settings = False

@@ -18,9 +18,10 @@ from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.extension.manager import get_manager
 from cyclevar.core.interfaces.backbone import Backbone, Condition
 from cyclevar.core.interfaces.callbacks import Session
-from cyclevar.core.interfaces.model import Context, PictureModel
+from cyclevar.core.interfaces.model import Context, PictureModel, TokenModel
 from cyclevar.core.interfaces.tokenizer import Tokenizer
 from cyclevar.core.models.direct import DirectModel
+from cyclevar.core.models.stored import StoredModel
 from cyclevar.core.next_scale.translation import Translation, encode_context, translate_context
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.core.weights.checkpoints import load_published, load_tensors
@@ -30,7 +31,7 @@ from cyclevar.core.weights.published import family_config, find_weights
 AnyModel = TypeVar("AnyModel", bound=PictureModel)
 
 
-class Model(PictureModel):
+class Model(StoredModel, TokenModel):
     """Tokenizer and backbone of one ``family``, made for ``schedule``; ``config`` rebuilds it."""
 
     def __init__(

@@ -4,10 +4,7 @@ What is known at a scale is the quantized target of the given picture at that po
 was drawn anew, finer known scales of a residual family make up for the difference, and a mask of nothing is the plain
 round trip of the tokenizer.
 
-Tensors are images ``[B,3,H,W]`` in [-1,1] and masks bool ``[1 or B,1,H,W]``, True where a picture is to be redone. The
-functions for whole pictures (`inpaint_picture`, `expand_picture`, `refine_picture`) take any size: one that is no
-multiple of the stride is padded by its edges and cut back; one for which the model has no schedule is scaled to the
-nearest that it has, and back.
+Tensors are images ``[B,3,H,W]`` in [-1,1] and masks bool ``[1 or B,1,H,W]``, True where a picture is to be redone.
 """
 
 from __future__ import annotations
@@ -22,14 +19,14 @@ from torch import Tensor
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces.backbone import Condition
 from cyclevar.core.interfaces.callbacks import ForcedCodes, ScaleStep
-from cyclevar.core.models.model import Model
+from cyclevar.core.interfaces.model import TokenModel
 from cyclevar.core.next_scale.generation import Generation, generate
 from cyclevar.core.schedule import ScaleSchedule
 
 
 @torch.no_grad()
 def redraw(
-    model: Model,
+    model: TokenModel,
     images: Tensor,
     redo: Sequence[Tensor],
     condition: Condition,
@@ -54,7 +51,7 @@ def redraw(
 
 
 def inpaint(
-    model: Model,
+    model: TokenModel,
     images: Tensor,
     mask: Tensor,
     condition: Condition,
@@ -82,7 +79,7 @@ def mask_pyramid(mask: Tensor, schedule: ScaleSchedule) -> list[Tensor]:
 
 
 def refine(
-    model: Model,
+    model: TokenModel,
     images: Tensor,
     keep: int,
     condition: Condition,

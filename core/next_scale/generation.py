@@ -16,7 +16,7 @@ from cyclevar.core.config.inference import SamplingConfig
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.interfaces.backbone import Condition
 from cyclevar.core.interfaces.callbacks import Callback, Rewind, ScaleStep, Select, Session, Stop
-from cyclevar.core.models.model import Model
+from cyclevar.core.interfaces.model import TokenModel
 from cyclevar.core.next_scale.session import open_session
 from cyclevar.core.schedule import ScaleSchedule
 
@@ -45,7 +45,7 @@ class Generation:
 
 @torch.no_grad()
 def generate(
-    model: Model,
+    model: TokenModel,
     condition: Condition,
     *,
     schedule: ScaleSchedule | None = None,
@@ -99,7 +99,7 @@ class _Drawing:
     def __init__(
         self,
         session: Session,
-        model: Model,
+        model: TokenModel,
         sampling: SamplingConfig,
         condition: Condition,
         seed: int,
@@ -189,7 +189,7 @@ class _Drawing:
         return logits
 
 
-def sampling_config(model: Model, **settings: Any) -> SamplingConfig:
+def sampling_config(model: TokenModel, **settings: Any) -> SamplingConfig:
     """The model's sampling settings with ``settings`` changed. Raises `ConfigError` for a wrong one."""
     own = model.config.sampling
     return validate(type(own), merged(own.model_dump(), settings))
@@ -213,7 +213,7 @@ def _per_scale(sampling: SamplingConfig, name: str, schedule: ScaleSchedule) -> 
 
 
 def generate_each(
-    model: Model,
+    model: TokenModel,
     targets: Sequence[int | str],
     count: int = 1,
     *,
@@ -236,7 +236,7 @@ def generate_each(
             yield some[row][0], number, image
 
 
-def schedule_for(model: Model, size: tuple[int, int]) -> ScaleSchedule:
+def schedule_for(model: TokenModel, size: tuple[int, int]) -> ScaleSchedule:
     """The schedule for pictures of ``size`` (height, width) pixels.
 
     Raises `ConfigError` naming the nearest size where the model cannot make this one.
@@ -253,7 +253,7 @@ def schedule_for(model: Model, size: tuple[int, int]) -> ScaleSchedule:
     return schedule
 
 
-def schedule_of_ratio(model: Model, ratio: float) -> ScaleSchedule:
+def schedule_of_ratio(model: TokenModel, ratio: float) -> ScaleSchedule:
     """The schedule for pictures about as large as the model's own and ``ratio`` times as wide as high.
 
     Raises `ConfigError` where the model makes none of about that shape.

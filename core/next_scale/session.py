@@ -13,7 +13,7 @@ from cyclevar.core.config.inference import ExtensionsConfig, SamplingConfig, Tra
 from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.extension.manager import get_manager
-from cyclevar.core.interfaces.callbacks import Callback, Session, Task, _named
+from cyclevar.core.interfaces.callbacks import Callback, Session, Task, callback_name
 
 if TYPE_CHECKING:
     from cyclevar.core.interfaces.model import PictureModel
@@ -82,8 +82,8 @@ def _owner(kind: str, name: str) -> str:
 
 def _require_capabilities(session: Session) -> None:
     there = session.backbone.capabilities if session.backbone else frozenset()
-    needed = [(_named(callback), need) for callback in session.callbacks for need in callback.needs]
-    needed += [(_named(callback), "taps") for callback in session.callbacks if callback.taps]
+    needed = [(callback_name(callback), need) for callback in session.callbacks for need in callback.needs]
+    needed += [(callback_name(callback), "taps") for callback in session.callbacks if callback.taps]
     if session.cache_policy:
         needed.append((session._owners["cache_policy"], "cache_policy"))
     for who, need in needed:

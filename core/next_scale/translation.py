@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,13 +16,10 @@ from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.errors import PluginError
 from cyclevar.core.interfaces.backbone import Condition
 from cyclevar.core.interfaces.callbacks import ScaleStep, Session
-from cyclevar.core.interfaces.model import Translated
+from cyclevar.core.interfaces.model import TokenModel, Translated
 from cyclevar.core.interfaces.tokenizer import ScaleState
 from cyclevar.core.next_scale.pyramid import compose, tokenize
 from cyclevar.core.next_scale.session import open_session
-
-if TYPE_CHECKING:
-    from cyclevar.core.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,14 @@ class Translation(Prediction, Translated):
 
 
 def translate(
-    model: Model, images: Tensor, condition: Condition, config: TranslationConfig, *, clamp: bool = True
+    model: TokenModel, images: Tensor, condition: Condition, config: TranslationConfig, *, clamp: bool = True
 ) -> Translation:
     """Translate images ``[B,3,H,W]`` in [-1,1], of the model's size, to the domain of ``condition``."""
     context = encode_context(model, images)
     return translate_context(model, context, condition, config, clamp=clamp)
 
 
-def encode_context(model: Model, images: Tensor) -> list[Tensor]:
+def encode_context(model: TokenModel, images: Tensor) -> list[Tensor]:
     """F_1..F_K of images: encoded, quantized scale by scale, summed up, seen at every scale (Eq. 5).
 
     Differentiable to the images: straight through the quantizer, and through the encoder.
@@ -68,7 +64,7 @@ def encode_context(model: Model, images: Tensor) -> list[Tensor]:
 
 
 def translate_context(
-    model: Model,
+    model: TokenModel,
     context: Sequence[Tensor],
     condition: Condition,
     config: TranslationConfig,
@@ -87,7 +83,7 @@ def translate_context(
 
 
 def predict(
-    model: Model,
+    model: TokenModel,
     context: Sequence[Tensor],
     condition: Condition,
     config: TranslationConfig,
@@ -107,7 +103,7 @@ Predicted = tuple[Tensor, Sequence[Tensor], Tensor]
 
 
 def _parallel(
-    model: Model, context: Sequence[Tensor], condition: Condition, config: TranslationConfig, session: Session
+    model: TokenModel, context: Sequence[Tensor], condition: Condition, config: TranslationConfig, session: Session
 ) -> Predicted:
     """All scales in one pass: scale k reads F_1..F_k (Eq. 8)."""
     schedule = model.schedule
@@ -128,7 +124,7 @@ def _parallel(
 
 
 def _serial_native(
-    model: Model, context: Sequence[Tensor], condition: Condition, config: TranslationConfig, session: Session
+    model: TokenModel, context: Sequence[Tensor], condition: Condition, config: TranslationConfig, session: Session
 ) -> Predicted:
     """Scale by scale; each reads the blend of what was predicted so far with the source (Eq. 6, VAR's recursion).
 
@@ -150,7 +146,7 @@ def _serial_native(
 
 
 def _serial_literal(
-    model: Model, context: Sequence[Tensor], condition: Condition, config: TranslationConfig, session: Session
+    model: TokenModel, context: Sequence[Tensor], condition: Condition, config: TranslationConfig, session: Session
 ) -> Predicted:
     """Algorithm 1 as printed: predictions and source are blended at the size of each scale, then upsampled."""
     tokenizer, schedule, a = model.tokenizer, model.schedule, config.fusion
@@ -169,7 +165,7 @@ def _serial_literal(
 class _Scales:
     """Predicts map after map with a key-value cache; ``maps`` and ``logits`` hold those of the scales so far."""
 
-    def __init__(self, model: Model, condition: Condition, config: TranslationConfig, session: Session) -> None:
+    def __init__(self, model: TokenModel, condition: Condition, config: TranslationConfig, session: Session) -> None:
         self.model, self.config, self.session = model, config, session
         self.condition = condition if condition.modulation else model.backbone.prepared(condition)
         self.cache = session.new_cache(condition)
@@ -198,6 +194,6 @@ class _Scales:
             )
 
 
-def _relax(model: Model, logits: Tensor, config: TranslationConfig) -> Tensor:
+def _relax(model: TokenModel, logits: Tensor, config: TranslationConfig) -> Tensor:
     gumbel = config.gumbel and model.training
     return model.tokenizer.quantizer.relax(logits, config.temperature, gumbel)

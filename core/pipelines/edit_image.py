@@ -1,4 +1,8 @@
-"""Edit whole images: inpaint, outpaint, refine."""
+"""Edit whole images of any size: inpaint, outpaint, refine.
+
+An image whose size is no multiple of the stride is padded by its edges and cut back. One for which the model has no
+schedule is scaled to the nearest size that it has, and back.
+"""
 
 from __future__ import annotations
 

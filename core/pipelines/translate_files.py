@@ -1,8 +1,4 @@
-"""Translating files: which pictures there are, where each goes, and the way through the model and back to its own size.
-
-A picture that is not of the model's shape keeps its proportions: it is scaled (Lanczos) until it just fits, the rest is
-filled by repeating its edges, and after the translation the same part is cut out and scaled to the picture's own size.
-"""
+"""Translate files: which pictures there are, where each goes, and the way through the model."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Translator:
         return self.model.translate(context, condition, self.config, session=self._session).image
 
     def for_inference(self, *, int8: bool = False) -> Translator:
-        """The same translations to rounding, sooner (`cyclevar.core.inference.optimize`); it can neither be trained nor saved.
+        """The same translations to rounding, sooner (`inference.optimize`); it can neither be trained nor saved.
 
         ``int8`` is faster still on a CPU, and not exact.
         """

@@ -1,4 +1,7 @@
-"""Names that files bring along: an archive, an index or a manifest says where something lies, and may lie itself."""
+"""Files: atomic writes, hashes, and safe joins of names from untrusted archives and manifests.
+
+A file is whole or absent: it is written beside its place, flushed to the disk and renamed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ import safetensors
 import safetensors.torch
 
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.runtime.files import inside
 
 
 def inside(folder: Path, name: str) -> Path | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
 import torch
-
-import cyclevar
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
@@ -23,7 +22,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "torch": torch.__version__,
-        "cyclevar": cyclevar.__version__,
+        "cyclevar": importlib.metadata.version("cyclevar"),
     }
     return {name: value for name, value in found.items() if value}
 

@@ -1,8 +1,4 @@
-"""An account of the memory that tensors would take while a model runs without any; the signs that there is none left.
-
-A pass can be made on tensors without memory (torch's fake tensors): every operation then gives the shapes, types and
-lifetimes that it has for real, the tensors that autograd keeps included, and computes nothing.
-"""
+"""Recognize that memory ran out, and explain what was needed."""
 
 from __future__ import annotations
 

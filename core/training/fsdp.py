@@ -10,23 +10,22 @@ import warnings
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from cyclevar.core.training.processes import Team
-
 ALSO_FORWARD = ("condition",)
 """Methods that read weights and are called beside ``forward``."""
 
 
-def shard(module: nn.Module, team: Team) -> None:
+def shard(module: nn.Module, device: torch.device) -> None:
     """Cut up the parameters in place: those of each block together, and the rest. Empty ones stay as they are."""
     empty = {parameter for parameter in module.parameters() if not parameter.numel()}
     # it may, as nothing here writes into what a module returns
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
-    mesh = init_device_mesh(team.device.type, (team.size,))
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for part in module.modules():
         if isinstance(part, nn.ModuleList):
             for block in part:

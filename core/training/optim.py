@@ -1,4 +1,4 @@
-"""Pieces that the trainings share: learning-rate schedule, updates, moving averages, the data stream."""
+"""Optimizers, learning-rate schedule, updates and moving averages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder (`cyclevar.core.report.run_files`): settings, metrics, sample pictures and checkpoints of one training."""
+"""A run folder (`report.run_files`): settings, metrics, sample pictures and checkpoints of one training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tensors on disk: atomic writes, safetensors files, and safe loading of published ``.pth`` files.
-
-A file is whole or absent: it is written beside its place, flushed to the disk and renamed.
-"""
+"""Tensors on disk: safetensors files, and safe loading of published ``.pth`` files."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.weights.name_table import NameTable, State
 
 State = Mapping[str, Tensor]
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cyclevar.core.config.families import ClassConditionalConfig
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.weights.published_names import affine_names, block_names, scale_causal_bias
 
 
 def affine_names(ours: str, published: str) -> dict[str, str]:
@@ -18,7 +17,7 @@ def affine_names(ours: str, published: str) -> dict[str, str]:
 
 
 def autoencoder_names(width: int, multipliers: Sequence[int], blocks: int, *, attention: bool) -> dict[str, str]:
-    """The names of `cyclevar.core.networks.autoencoder.Encoder` and ``Decoder``, as latent diffusion's autoencoder has them."""
+    """The names of `networks.autoencoder.Encoder` and ``Decoder``, as latent diffusion's autoencoder has them."""
     halves = (_convnet_names(half, width, multipliers, blocks, attention) for half in ("encoder", "decoder"))
     return {ours: published for names in halves for ours, published in names}
 

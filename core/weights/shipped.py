@@ -26,7 +26,7 @@ BEST = "best"
 DEFAULT = "noto-fluent"
 """The translator that is meant where none is named."""
 
-TRANSLATORS = Path(__file__).resolve().parents[1] / "translators"
+TRANSLATORS = Path(__file__).resolve().parents[2] / "translators"
 
 
 def shipped_translators() -> dict[str, Path]:

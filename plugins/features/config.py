@@ -11,7 +11,7 @@ class FeaturesConfig(Settings):
     """Convolutional heads on several levels of a frozen network."""
 
     net: str = "efficientnet_lite0"
-    """EfficientNet-Lite0 (see `cyclevar.core.networks.feature_net`), which is always there, or any model of timm, such as
+    """EfficientNet-Lite0 (see `core.networks.feature_net`), which is always there, or any model of timm, such as
     ``vit_base_patch8_224.dino``."""
     weights: str | None = None
     """The file with the weights of a timm model; None: it lies in a folder that CYCLEVAR_MODELS names, or in the hub's

@@ -27,7 +27,7 @@ from cyclevar.core.errors import PluginError
 from cyclevar.core.evaluation.evaluate import pooled_features, quick_kid_rt
 from cyclevar.core.extension.manager import get_manager
 from cyclevar.core.interfaces.criteria import Discriminator
-from cyclevar.core.interfaces.model import PictureModel
+from cyclevar.core.interfaces.model import PictureModel, Step
 from cyclevar.core.models.model import Model
 from cyclevar.core.networks.autoencoder import recompute
 from cyclevar.core.networks.feature_net import FeatureNet
@@ -101,7 +101,7 @@ class TranslatorTask(Task):
         self.sharded = config.sharded and not self.team.alone
         if self.sharded:
             for module in (learner, self.ema.module):
-                shard(module, self.team)
+                shard(module, device)
         self.optimizer = make_optimizer(learner, config.optimizer)
         if self.sharded:
             freeze_empty(learner)
@@ -122,9 +122,9 @@ class TranslatorTask(Task):
         self.blind = {domain: Streak(settings.alarm_updates) for domain in "ab"}
         """Adversarial steps in a row in which discriminators were nearly always right, or told nothing apart."""
 
-    def _added_losses(self) -> dict[str, tuple[float, Callable[[objective.Step], Tensor]]]:
-        found: dict[str, tuple[float, Callable[[objective.Step], Tensor]]] = {}
-        for plugin, losses in get_manager().gather("cyclevar_losses", trainer=self):
+    def _added_losses(self) -> dict[str, tuple[float, Callable[[Step], Tensor]]]:
+        found: dict[str, tuple[float, Callable[[Step], Tensor]]] = {}
+        for plugin, losses in get_manager().gather("cyclevar_losses", config=self.config, model=self.model):
             if taken := sorted({*OWN_LOSSES, *found}.intersection(losses)):
                 raise PluginError(f"plugin {plugin} adds a loss {taken[0]!r}, which is there already")
             found |= losses
@@ -243,7 +243,7 @@ class TranslatorTask(Task):
         """Random numbers for these pictures on their way through the generator, and on the way back of a gradient."""
         return shared(self.team.blocks(len(pictures.a)))
 
-    def _generate(self, pictures: objective.Pictures, due: Collection[str]) -> objective.Step:
+    def _generate(self, pictures: objective.Pictures, due: Collection[str]) -> Step:
         judges = [judge for judge in self.discriminators if isinstance(judge, Discriminator)]
         with frozen(self.discriminators), self.accelerator.autocast():
             made = objective.generator_step(
@@ -339,7 +339,7 @@ class TranslatorTask(Task):
                 )
 
     @torch.no_grad()
-    def _diagnose(self, made: objective.Step) -> dict[str, float]:
+    def _diagnose(self, made: Step) -> dict[str, float]:
         """With tokens, the entropy of the codes and the strength of the output."""
         first, model = made.first, self.model
         if not (isinstance(first, Prediction) and isinstance(model, Model)):
@@ -348,7 +348,7 @@ class TranslatorTask(Task):
         strength = first.predicted.std() / first.source.std()
         return {"code_entropy": float(entropy.mean()), "output_strength": float(strength)}
 
-    def _pull(self, made: objective.Step, share: float, norms: dict[str, float]) -> Tensor:
+    def _pull(self, made: Step, share: float, norms: dict[str, float]) -> Tensor:
         """Go down the losses one by one, and leave the last one to the caller.
 
         ``norms`` gets each weighted loss's gradient norm at the predicted latents (without tokens: at the pictures). A

@@ -124,9 +124,9 @@ def test_only_files_are_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from cyclevar.core.data import datasets
+    from cyclevar.core.data import sources
 
-    datasets._pass_over(PermissionError(13, "Permission denied", str(tmp_path / "locked")))
+    sources._pass_over(PermissionError(13, "Permission denied", str(tmp_path / "locked")))
     assert caplog.messages == [f"the folder {tmp_path / 'locked'} is passed over: Permission denied"]
 
 

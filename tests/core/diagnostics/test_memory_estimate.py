@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cyclevar.cli._tables import table
+from cyclevar.cli._tables import estimate_table
 from cyclevar.core.bench.config import BenchConfig
 from cyclevar.core.config.base import merged, validate
 from cyclevar.core.config.inference import TranslationConfig
@@ -104,7 +104,7 @@ def test_a_training_has_states_gradients_and_an_average(joint: Estimate) -> None
 
 
 def test_a_training_as_a_table(joint: Estimate, capsys: pytest.CaptureFixture[str]) -> None:
-    Console(width=100).print(table(joint))
+    Console(width=100).print(estimate_table(joint))
     printed = capsys.readouterr().out
     assert printed.startswith("training on 2 pictures of each domain in an update: 0.")
     assert f"{joint.trained:,} parameters are trained. Validation: 0." in printed

@@ -334,7 +334,7 @@ def test_a_trained_code_book_is_trained_further(
 ) -> None:
     stage = tokenizer_config.model_dump()["tokenizer"] | {"autoencoder_steps": 0}
     config = change(tokenizer_config, model={}, weights=str(weights), tokenizer=stage, tokenizer__loop__steps=1)
-    monkeypatch.setattr("cyclevar.core.training.tasks.codebook.fit_codebook", lambda *more: pytest.fail("fitted anew"))
+    monkeypatch.setattr("cyclevar.core.training.tasks.tokenizer.fit_codebook", lambda *more: pytest.fail("fitted anew"))
     config = change(config, tokenizer__finish_from=1)
     assert pretrain(config, tmp_path / "run", resume=False, display=display).is_file()
 

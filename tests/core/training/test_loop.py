@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cyclevar.core.config.loop import LoopConfig
 from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import CyclevarError, PluginError
+from cyclevar.core.interfaces import callbacks
 from cyclevar.core.interfaces.callbacks import Callback
 from cyclevar.core.training import loop
 from cyclevar.core.training.loop import DivergenceError, StoppedError, run
@@ -357,7 +358,7 @@ class Told(Callback):
         self.lines.append("end")
 
 
-class Session(loop.Session):
+class Session(callbacks.Session):
     """One without a model."""
 
     def __init__(self, callback: Callback) -> None:

@@ -231,7 +231,7 @@ def test_a_code_book_of_directions_is_fitted(flexvar: TokenizerTask) -> None:
 def test_a_quantizer_without_code_book(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make()
     monkeypatch.setattr(task, "coder", None)
-    monkeypatch.setattr("cyclevar.core.training.tasks.codebook.fit_codebook", lambda *more: pytest.fail("fitted"))
+    monkeypatch.setattr("cyclevar.core.training.tasks.tokenizer.fit_codebook", lambda *more: pytest.fail("fitted"))
     codebook = task.tokenizer.quantizer.get_parameter("codebook")
     codebook.requires_grad_(False)
     before = codebook.clone()
