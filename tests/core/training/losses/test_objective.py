@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.config.training import LossConfig
+from cyclevar.core.interfaces.model import Step
 from cyclevar.core.models.model import Model
 from cyclevar.core.next_scale.translation import encode_context, translate
 from cyclevar.core.training.losses import objective
@@ -54,7 +55,7 @@ def make_step(
     distance: Any,
     due: Collection[str] = ("gan", "cycle", "identity"),
     **weights: float,
-) -> objective.Step:
+) -> Step:
     [pictures] = objective.read_pictures(model, *images)
     config = LossConfig(**weights)  # type: ignore[arg-type]
     return objective.generator_step(model, pictures, TARGETS, judges, TRANSLATION, pieces(config, distance), due)
