@@ -23,6 +23,7 @@ import pluggy
 
 from cyclevar.core import hookspecs
 from cyclevar.core.errors import ConfigError, CyclevarError, PluginError, UnknownNameError, nearest
+from cyclevar.core.guard import contained, described, guarded
 from cyclevar.core.hookspecs import PROJECT
 from cyclevar.core.registry import Entry, Registry
 from cyclevar.core.settings import validate
@@ -154,10 +155,12 @@ class Manager:
 
     def _load(self, point: EntryPoint) -> None:
         distribution = _titled(point)
+        owner = f"plugin {point.name} ({distribution})"
         try:
-            self._register(point, owner=f"plugin {point.name} ({distribution})")
-        except Exception as error:  # whatever a stranger's code raises must not stop the others
-            reason, way_out = f"{type(error).__name__}: {error}", ""
+            with contained(owner):
+                self._register(point, owner)
+        except Exception as error:  # `guarded` leaves no other kind; one plugin must not stop the rest
+            reason, way_out = described(error), ""
             if isinstance(error, CyclevarError):
                 expected = f"; expected {error.expected}" if error.expected else ""
                 reason, way_out = error.problem + expected, error.hint
@@ -169,7 +172,7 @@ class Manager:
     def _register(self, point: EntryPoint, owner: str) -> None:
         self._refuse_taken(point.name)
         _refuse_other_versions(point)
-        module = point.load()
+        module = guarded("", point.load, hint="")
         file = getattr(module, "__file__", None) or ""
         self._add(module, Plugin(point.name, _distribution(point), _version(point), _hooks(module), (), file), owner)
 
@@ -188,7 +191,7 @@ class Manager:
             self._pluggy.check_pending()
             self.call(plugin, "cyclevar_register", registry=added)
             self.registry.merge(added)
-        except Exception:
+        except BaseException:
             if self._pluggy.has_plugin(plugin.name):
                 self._pluggy.unregister(name=plugin.name)
             raise
@@ -210,7 +213,9 @@ def get_manager() -> Manager:
         ) from None
     names = os.environ.get(SWITCH)
     enabled = None if names is None else {name.strip() for name in names.split(",") if name.strip()}
-    manager = Manager(importlib.metadata.entry_points(group=PROJECT), enabled)
+    points, unreadable = installed_entry_points()
+    manager = Manager(points, enabled)
+    manager.failures.extend(unreadable)
     for failure in manager.failures:
         logging.getLogger(__name__).warning("%s", failure)
     return manager
@@ -253,15 +258,12 @@ def _hooks(module: object) -> tuple[str, ...]:
 
 
 def _run(hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
-    try:
-        return implementation.function(*(arguments[name] for name in implementation.argnames))
-    except CyclevarError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"plugin {implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}",
-            hint=f"repair it, uninstall it, or leave it out with {SWITCH}",
-        ) from error
+    return guarded(
+        f"plugin {implementation.plugin_name} failed in {hook}",
+        implementation.function,
+        *(arguments[name] for name in implementation.argnames),
+        hint=f"repair it, uninstall it, or leave it out with {SWITCH}",
+    )
 
 
 def required_versions(distribution: Distribution) -> str | None:
@@ -302,6 +304,24 @@ def _refuse_other_versions(point: EntryPoint) -> None:
             f"it needs {PROJECT} {wanted}, and this is {own}",
             hint=f"install a release of {point.dist.name} that fits, or {PROJECT} {wanted}",
         )
+
+
+def installed_entry_points() -> tuple[list[EntryPoint], list[Failure]]:
+    """Return the entry points of all distributions, and a failure for each whose entry_points.txt cannot be read."""
+    points: list[EntryPoint] = []
+    unreadable: list[Failure] = []
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            name = distribution.name or "a distribution without a name"
+            if name in seen:
+                continue
+            seen.add(name)
+            points += distribution.entry_points.select(group=PROJECT)
+        except Exception as error:  # the file may be anything
+            reason = f"its entry_points.txt cannot be read ({described(error)})"
+            unreadable.append(Failure(name, name, reason, f"repair or uninstall {name}"))
+    return points, unreadable
 
 
 def _built_in(point: EntryPoint) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
+import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +14,14 @@ import pytest
 
 from cyclevar.core import manager as manager_module
 from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
+from cyclevar.core.guard import contained
 from cyclevar.core.hookspecs import hookimpl
-from cyclevar.core.manager import Manager, get_manager, required_versions, trying
+from cyclevar.core.manager import Manager, get_manager, installed_entry_points, required_versions, trying
 from cyclevar.core.registry import Registry
 from cyclevar.core.settings import Settings
 
 REGISTER = """
+from cyclevar.core.guard import contained
 from cyclevar.core.hookspecs import hookimpl
 
 @hookimpl
@@ -249,6 +254,7 @@ def test_without_an_installation_the_way_out_is_named(monkeypatch: pytest.Monkey
 
 
 HOOKS = """
+from cyclevar.core.guard import contained
 from cyclevar.core.hookspecs import hookimpl
 
 @hookimpl
@@ -331,3 +337,63 @@ def test_a_plugin_can_be_tried_without_being_installed() -> None:
 
 def cyclevar_sepia() -> None:
     """A hook that does not exist."""
+
+
+HOSTILE = {
+    "exits": "import sys; sys.exit(0)",
+    "interrupts": "raise KeyboardInterrupt",
+    "panics": "class PanicError(BaseException): pass\nraise PanicError('rust')",
+    "closes": "raise GeneratorExit",
+    "skips": "import pytest; pytest.skip('not here', allow_module_level=True)",
+    "parses": "import argparse; argparse.ArgumentParser(exit_on_error=True).parse_args(['--no-such-option'])",
+    "speechless": "class MuteError(Exception):\n    def __str__(self): raise SystemExit\nraise MuteError",
+}
+
+
+@pytest.mark.parametrize("code", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("where", ["import", "register"])
+def test_a_plugin_cannot_end_the_program(install: Callable[..., None], code: str, where: str) -> None:
+    hook = "from cyclevar.core.hookspecs import hookimpl\n@hookimpl\ndef cyclevar_register(registry):\n"
+    install("hostile", code if where == "import" else hook + textwrap.indent(code, "    "), version="3.0")
+    install("works", REGISTER.format(name="fine"))
+    manager = load()
+    failure = only_failure(manager)
+    assert (failure.name, failure.distribution) == ("hostile", "hostile 3.0")
+    assert ("failed in cyclevar_register: " in failure.reason) == (where == "register")
+    assert manager.registry.names("metric") == ("fine",)
+
+
+def test_ctrl_c_of_the_user_ends_loading(install: Callable[..., None]) -> None:
+    install("slow", "import signal\ntry: signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt: pass")
+    with pytest.raises(KeyboardInterrupt):
+        load()
+
+
+def test_loading_leaves_streams_and_warnings_alone(
+    install: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sys.stdout, sys.stderr
+    install("loud", "import sys, logging; print('hello'); logging.disable(50); sys.stderr = None")
+    load()
+    assert (sys.stdout, sys.stderr) == before
+    assert logging.root.manager.disable == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "hello\n")
+
+
+def test_a_plugin_that_hangs_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with contained("plugin slow (slow 1.0)", patience=0.01):
+        time.sleep(0.2)
+    assert "plugin slow (slow 1.0) is still loading after 0.01 s" in caplog.text
+
+
+def test_an_unreadable_list_of_entry_points_is_named(install: Callable[..., None], tmp_path: Path) -> None:
+    install("works", REGISTER.format(name="fine"))
+    info = tmp_path / "torn-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torn\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cyclevar]\ntorn\n")
+    points, [failure] = installed_entry_points()
+    assert failure.distribution == "torn"
+    assert "its entry_points.txt cannot be read" in failure.reason
+    assert {"works", "var"} <= {point.name for point in points}
