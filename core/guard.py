@@ -32,8 +32,8 @@ def guarded(failure: str, function: Callable[..., Result], *arguments: Any, hint
     """Call plugin code with ``arguments`` and return its result.
 
     ``failure`` begins the message of the PluginError that replaces every exception, BaseException included; "" adds
-    nothing to what was raised. Passed on unchanged: `CyclevarError`, a lack of memory, and KeyboardInterrupt if the user pressed Ctrl-C during the call,
-    which plugin code cannot swallow.
+    nothing to what was raised. Passed on unchanged: `CyclevarError`, a lack of memory, and KeyboardInterrupt if the
+    user pressed Ctrl-C during the call, which plugin code cannot swallow.
     """
     with _interrupts() as interrupts:
         try:

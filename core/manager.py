@@ -25,6 +25,7 @@ from cyclevar.core import hookspecs
 from cyclevar.core.errors import ConfigError, CyclevarError, PluginError, UnknownNameError, nearest
 from cyclevar.core.guard import contained, described, guarded
 from cyclevar.core.hookspecs import PROJECT
+from cyclevar.core.installed import installed_entry_points
 from cyclevar.core.registry import Entry, Registry
 from cyclevar.core.settings import validate
 
@@ -88,6 +89,7 @@ class Manager:
         for name in sorted(set(enabled or ()).difference(names)):
             way_out = nearest(name, names) or f"correct {SWITCH} or install the plugin"
             self.failures.append(Failure(name, "not installed", f"{SWITCH} names it", way_out))
+        self.registry.missing = [f"{one.name} ({one.distribution})" for one in (*self.failures, *self.disabled)]
 
     def fold(self, hook: str, subject: Subject, **others: Any) -> Subject:
         """Pass ``subject``, the hook's first argument, through every plugin in order; each may return another one.
@@ -213,9 +215,10 @@ def get_manager() -> Manager:
         ) from None
     names = os.environ.get(SWITCH)
     enabled = None if names is None else {name.strip() for name in names.split(",") if name.strip()}
-    points, unreadable = installed_entry_points()
-    manager = Manager(points, enabled)
-    manager.failures.extend(unreadable)
+    installed = installed_entry_points()
+    manager = Manager(installed.points, enabled)
+    for name, reason in installed.unreadable.items():
+        manager.failures.append(Failure(name, name, reason, f"repair or uninstall {name}"))
     for failure in manager.failures:
         logging.getLogger(__name__).warning("%s", failure)
     return manager
@@ -306,30 +309,13 @@ def _refuse_other_versions(point: EntryPoint) -> None:
         )
 
 
-def installed_entry_points() -> tuple[list[EntryPoint], list[Failure]]:
-    """Return the entry points of all distributions, and a failure for each whose entry_points.txt cannot be read."""
-    points: list[EntryPoint] = []
-    unreadable: list[Failure] = []
-    seen: set[str] = set()
-    for distribution in importlib.metadata.distributions():
-        try:
-            name = distribution.name or "a distribution without a name"
-            if name in seen:
-                continue
-            seen.add(name)
-            points += distribution.entry_points.select(group=PROJECT)
-        except Exception as error:  # the file may be anything
-            reason = f"its entry_points.txt cannot be read ({described(error)})"
-            unreadable.append(Failure(name, name, reason, f"repair or uninstall {name}"))
-    return points, unreadable
-
-
 def _built_in(point: EntryPoint) -> bool:
     return _distribution(point) == PROJECT
 
 
 def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "unknown distribution"
+    name = point.dist.name if point.dist else None  # None also without METADATA, as an interrupted installation leaves
+    return name or "unknown distribution"
 
 
 def _titled(point: EntryPoint) -> str:
@@ -337,4 +323,4 @@ def _titled(point: EntryPoint) -> str:
 
 
 def _version(point: EntryPoint) -> str:
-    return point.dist.version if point.dist else ""
+    return (point.dist.version if point.dist else None) or ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -16,7 +18,7 @@ from cyclevar.core import manager as manager_module
 from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
 from cyclevar.core.guard import contained
 from cyclevar.core.hookspecs import hookimpl
-from cyclevar.core.manager import Manager, get_manager, installed_entry_points, required_versions, trying
+from cyclevar.core.manager import Manager, get_manager, required_versions, trying
 from cyclevar.core.registry import Registry
 from cyclevar.core.settings import Settings
 
@@ -387,13 +389,37 @@ def test_a_plugin_that_hangs_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert "plugin slow (slow 1.0) is still loading after 0.01 s" in caplog.text
 
 
-def test_an_unreadable_list_of_entry_points_is_named(install: Callable[..., None], tmp_path: Path) -> None:
-    install("works", REGISTER.format(name="fine"))
+@pytest.mark.parametrize("text", ["[cyclevar]\ntorn\n", "[other]\nno equals sign\n"])
+def test_an_unreadable_list_of_entry_points_is_named(tmp_path: Path, text: str) -> None:
     info = tmp_path / "torn-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torn\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[cyclevar]\ntorn\n")
-    points, [failure] = installed_entry_points()
-    assert failure.distribution == "torn"
-    assert "its entry_points.txt cannot be read" in failure.reason
-    assert {"works", "var"} <= {point.name for point in points}
+    (info / "entry_points.txt").write_text(text)
+    code = "import cyclevar.core.settings, torch, sys; from cyclevar.cli.main import main; sys.exit(main(['plugins']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("cyclevar: warning: plugin torn (torn) was left out: its entry_points.txt cannot be read (")
+    assert "patchgan" in done.stdout
+
+
+def test_a_part_of_a_plugin_that_did_not_load_is_one_clear_error(install: Callable[..., None]) -> None:
+    install("hostile", "raise SystemExit(0)")
+    with pytest.raises(UnknownNameError, match=r"no loss named 'mine'.*without hostile \(hostile 1.0\), which did not"):
+        load().registry.get("loss", "mine")
+
+
+def test_a_part_whose_module_exits_is_named(install: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / f"{tmp_path.name}_lazy.py").write_text("raise SystemExit(0)")
+    install("lazy", REGISTER.replace("math:sqrt", f"{tmp_path.name}_lazy:part").format(name="late"))
+    entry = load().registry.get("metric", "late")
+    with pytest.raises(
+        PluginError, match=r"metric 'late' of plugin lazy \(lazy 1.0\) cannot be loaded .*SystemExit: 0"
+    ):
+        entry.load()
