@@ -21,6 +21,7 @@ from cyclevar.core.contract.selection import contract_files
 from cyclevar.core.errors import ConfigError, CyclevarError, PluginError, nearest
 from cyclevar.core.extension.hookspecs import PROJECT
 from cyclevar.core.extension.manager import Plugin, get_manager, required_versions
+from cyclevar.core.runtime.installed import installed_entry_points
 from cyclevar.core.scaffold.write import supported_range
 
 LIMIT = 0.05
@@ -62,7 +63,7 @@ def check_plugin(package: str, commands: Collection[str] = ()) -> list[Finding]:
 
 def find_plugins(package: str) -> list[EntryPoint]:
     """The entry points that a distribution's name, a plugin's name or a folder stand for. Raises `ConfigError`."""
-    points = [point for point in importlib.metadata.entry_points(group=PROJECT) if point.dist is not None]
+    points = [point for point in installed_entry_points().points if point.dist is not None]
     folder = Path(package)
     is_folder = folder.is_dir()
     name = _normal(_distribution_of(folder) if is_folder else package)

@@ -26,6 +26,8 @@ from cyclevar.core.errors import ConfigError, CyclevarError, PluginError, Unknow
 from cyclevar.core.extension import hookspecs
 from cyclevar.core.extension.hookspecs import PROJECT
 from cyclevar.core.extension.registry import Entry, Registry
+from cyclevar.core.runtime.guard import contained, described, guarded
+from cyclevar.core.runtime.installed import installed_entry_points
 
 Subject = TypeVar("Subject")
 
@@ -87,6 +89,7 @@ class Manager:
         for name in sorted(set(enabled or ()).difference(names)):
             way_out = nearest(name, names) or f"correct {SWITCH} or install the plugin"
             self.failures.append(Failure(name, "not installed", f"{SWITCH} names it", way_out))
+        self.registry.missing = [f"{one.name} ({one.distribution})" for one in (*self.failures, *self.disabled)]
 
     def fold(self, hook: str, subject: Subject, **others: Any) -> Subject:
         """Pass ``subject``, the hook's first argument, through every plugin in order; each may return another one.
@@ -154,10 +157,12 @@ class Manager:
 
     def _load(self, point: EntryPoint) -> None:
         distribution = _titled(point)
+        owner = f"plugin {point.name} ({distribution})"
         try:
-            self._register(point, owner=f"plugin {point.name} ({distribution})")
-        except Exception as error:  # whatever a stranger's code raises must not stop the others
-            reason, way_out = f"{type(error).__name__}: {error}", ""
+            with contained(owner):
+                self._register(point, owner)
+        except Exception as error:  # `guarded` leaves no other kind; one plugin must not stop the rest
+            reason, way_out = described(error), ""
             if isinstance(error, CyclevarError):
                 expected = f"; expected {error.expected}" if error.expected else ""
                 reason, way_out = error.problem + expected, error.hint
@@ -169,7 +174,7 @@ class Manager:
     def _register(self, point: EntryPoint, owner: str) -> None:
         self._refuse_taken(point.name)
         _refuse_other_versions(point)
-        module = point.load()
+        module = guarded("", point.load, hint="")
         file = getattr(module, "__file__", None) or ""
         self._add(module, Plugin(point.name, _distribution(point), _version(point), _hooks(module), (), file), owner)
 
@@ -188,7 +193,7 @@ class Manager:
             self._pluggy.check_pending()
             self.call(plugin, "cyclevar_register", registry=added)
             self.registry.merge(added)
-        except Exception:
+        except BaseException:
             if self._pluggy.has_plugin(plugin.name):
                 self._pluggy.unregister(name=plugin.name)
             raise
@@ -210,7 +215,10 @@ def get_manager() -> Manager:
         ) from None
     names = os.environ.get(SWITCH)
     enabled = None if names is None else {name.strip() for name in names.split(",") if name.strip()}
-    manager = Manager(importlib.metadata.entry_points(group=PROJECT), enabled)
+    installed = installed_entry_points()
+    manager = Manager(installed.points, enabled)
+    for name, reason in installed.unreadable.items():
+        manager.failures.append(Failure(name, name, reason, f"repair or uninstall {name}"))
     for failure in manager.failures:
         logging.getLogger(__name__).warning("%s", failure)
     return manager
@@ -253,15 +261,12 @@ def _hooks(module: object) -> tuple[str, ...]:
 
 
 def _run(hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
-    try:
-        return implementation.function(*(arguments[name] for name in implementation.argnames))
-    except CyclevarError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"plugin {implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}",
-            hint=f"repair it, uninstall it, or leave it out with {SWITCH}",
-        ) from error
+    return guarded(
+        f"plugin {implementation.plugin_name} failed in {hook}",
+        implementation.function,
+        *(arguments[name] for name in implementation.argnames),
+        hint=f"repair it, uninstall it, or leave it out with {SWITCH}",
+    )
 
 
 def required_versions(distribution: Distribution) -> str | None:
@@ -309,7 +314,8 @@ def _built_in(point: EntryPoint) -> bool:
 
 
 def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "unknown distribution"
+    name = point.dist.name if point.dist else None  # None also without METADATA, as an interrupted installation leaves
+    return name or "unknown distribution"
 
 
 def _titled(point: EntryPoint) -> str:
@@ -317,4 +323,4 @@ def _titled(point: EntryPoint) -> str:
 
 
 def _version(point: EntryPoint) -> str:
-    return point.dist.version if point.dist else ""
+    return (point.dist.version if point.dist else None) or ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from cyclevar.core.errors import PluginError, UnknownNameError
+from cyclevar.core.runtime.guard import contained, guarded
 
 Reference = str | Callable[..., Any]
 """Something callable, or where to find it: ``"package.module:attribute"``, imported when first needed."""
@@ -53,11 +54,14 @@ class Entry:
         if not isinstance(reference, str):
             return reference
         module, _, attribute = reference.partition(":")
+        part = f"the {self.kind} {self.name!r} of {self.owner}"
         try:
-            found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+            with contained(f"{part}, {module},"):
+                found = getattr(guarded("", importlib.import_module, module), attribute)
+        except (PluginError, AttributeError) as error:
+            reason = error.problem if isinstance(error, PluginError) else str(error)
             raise PluginError(
-                f"the {self.kind} {self.name!r} of {self.owner} cannot be loaded from {reference!r}: {error}",
+                f"{part} cannot be loaded from {reference!r}: {reason}",
                 expected='"package.module:attribute"',
                 hint="repair or uninstall that plugin",
             ) from error
@@ -74,6 +78,8 @@ class Registry:
 
     def __init__(self, owner: str = "the program") -> None:
         self.owner = owner
+        self.missing: list[str] = []
+        """Plugins that were left out or switched off: an unknown part may be theirs."""
         self._entries: dict[tuple[str, str], Entry] = {}
 
     def add(
@@ -111,7 +117,8 @@ class Registry:
         """The entry of that kind and name. Raises UnknownNameError with the nearest and all known names."""
         names = self.names(kind)
         if name not in names:
-            raise UnknownNameError(kind, name, names, hint="`cyclevar plugins` lists every part")
+            missing = f"; without {', '.join(self.missing)}, which did not load" if self.missing else ""
+            raise UnknownNameError(kind, name, names, hint=f"`cyclevar plugins` lists every part{missing}")
         return self._entries[kind, name]
 
     def names(self, kind: str) -> tuple[str, ...]:

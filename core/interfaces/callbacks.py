@@ -6,14 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from cyclevar.core.attention.cache import CachePolicy, KeyValueCache
 from cyclevar.core.attention.plan import Visibility
 from cyclevar.core.config.base import Settings
-from cyclevar.core.errors import ConfigError, CyclevarError, PluginError
+from cyclevar.core.errors import ConfigError, PluginError
 from cyclevar.core.interfaces.backbone import Backbone, Condition
 from cyclevar.core.interfaces.tokenizer import Tokenizer
+from cyclevar.core.runtime.guard import guarded
 
 if TYPE_CHECKING:
     from cyclevar.core.schedule import ScaleSchedule
@@ -281,15 +283,10 @@ class Session:
 
     def tell(self, callback: Callback, event: str, *arguments: Any) -> Any:
         """Call one event of a callback. Raises `PluginError` naming it where it fails."""
-        try:
-            return getattr(callback, event)(*arguments)
-        except CyclevarError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"the callback {callback_name(callback)} failed in {event}: {type(error).__name__}: {error}",
-                hint="repair it, or leave it out",
-            ) from error
+        function = getattr(callback, event)
+        if torch.compiler.is_compiling():  # the compiler reads no signal handlers
+            return function(*arguments)
+        return guarded(f"the callback {callback_name(callback)} failed in {event}", function, *arguments)
 
     def _tap(self, callback: Callback, layer: int) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
         return lambda _module, _inputs, output: self.tell(callback, "on_activation", self._step, layer, output)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
+import os
+import subprocess
+import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from cyclevar.core.extension import manager as manager_module
 from cyclevar.core.extension.hookspecs import hookimpl
 from cyclevar.core.extension.manager import Manager, get_manager, required_versions, trying
 from cyclevar.core.extension.registry import Registry
+from cyclevar.core.runtime.guard import contained
 
 REGISTER = """
 from cyclevar.core.extension.hookspecs import hookimpl
@@ -331,3 +337,87 @@ def test_a_plugin_can_be_tried_without_being_installed() -> None:
 
 def cyclevar_sepia() -> None:
     """A hook that does not exist."""
+
+
+HOSTILE = {
+    "exits": "import sys; sys.exit(0)",
+    "interrupts": "raise KeyboardInterrupt",
+    "panics": "class PanicError(BaseException): pass\nraise PanicError('rust')",
+    "closes": "raise GeneratorExit",
+    "skips": "import pytest; pytest.skip('not here', allow_module_level=True)",
+    "parses": "import argparse; argparse.ArgumentParser(exit_on_error=True).parse_args(['--no-such-option'])",
+    "speechless": "class MuteError(Exception):\n    def __str__(self): raise SystemExit\nraise MuteError",
+}
+
+
+@pytest.mark.parametrize("code", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("where", ["import", "register"])
+def test_a_plugin_cannot_end_the_program(install: Callable[..., None], code: str, where: str) -> None:
+    hook = "from cyclevar.core.extension.hookspecs import hookimpl\n@hookimpl\ndef cyclevar_register(registry):\n"
+    install("hostile", code if where == "import" else hook + textwrap.indent(code, "    "), version="3.0")
+    install("works", REGISTER.format(name="fine"))
+    manager = load()
+    failure = only_failure(manager)
+    assert (failure.name, failure.distribution) == ("hostile", "hostile 3.0")
+    assert ("failed in cyclevar_register: " in failure.reason) == (where == "register")
+    assert manager.registry.names("metric") == ("fine",)
+
+
+def test_ctrl_c_of_the_user_ends_loading(install: Callable[..., None]) -> None:
+    install("slow", "import signal\ntry: signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt: pass")
+    with pytest.raises(KeyboardInterrupt):
+        load()
+
+
+def test_loading_leaves_streams_and_warnings_alone(
+    install: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sys.stdout, sys.stderr
+    install("loud", "import sys, logging; print('hello'); logging.disable(50); sys.stderr = None")
+    load()
+    assert (sys.stdout, sys.stderr) == before
+    assert logging.root.manager.disable == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "hello\n")
+
+
+def test_a_plugin_that_hangs_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with contained("plugin slow (slow 1.0)", patience=0.01):
+        time.sleep(0.2)
+    assert "plugin slow (slow 1.0) is still loading after 0.01 s" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["[cyclevar]\ntorn\n", "[other]\nno equals sign\n"])
+def test_an_unreadable_list_of_entry_points_is_named(tmp_path: Path, text: str) -> None:
+    info = tmp_path / "torn-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torn\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(text)
+    code = "import cyclevar.core.config.base, torch, sys; from cyclevar.cli.main import main; sys.exit(main(['plugins']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("cyclevar: warning: plugin torn (torn) was left out: its entry_points.txt cannot be read (")
+    assert "patchgan" in done.stdout
+
+
+def test_a_part_of_a_plugin_that_did_not_load_is_one_clear_error(install: Callable[..., None]) -> None:
+    install("hostile", "raise SystemExit(0)")
+    with pytest.raises(UnknownNameError, match=r"no loss named 'mine'.*without hostile \(hostile 1.0\), which did not"):
+        load().registry.get("loss", "mine")
+
+
+def test_a_part_whose_module_exits_is_named(install: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / f"{tmp_path.name}_lazy.py").write_text("raise SystemExit(0)")
+    install("lazy", REGISTER.replace("math:sqrt", f"{tmp_path.name}_lazy:part").format(name="late"))
+    entry = load().registry.get("metric", "late")
+    with pytest.raises(
+        PluginError, match=r"metric 'late' of plugin lazy \(lazy 1.0\) cannot be loaded .*SystemExit: 0"
+    ):
+        entry.load()
