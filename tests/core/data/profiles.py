@@ -1,0 +1,71 @@
+"""ICC profiles of colour spaces with a gamma, and what their colours are in CIELAB by the textbook's formulas."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# The primaries as columns of XYZ relative to D50, and the gamma.
+SPACES: dict[str, tuple[Array, float]] = {
+    "Adobe RGB": (
+        np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]]),
+        563 / 256,
+    ),
+    "Display P3": (
+        np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]),
+        2.203125,
+    ),
+    "ProPhoto": (
+        np.array([[0.79767, 0.13519, 0.03134], [0.28804, 0.71188, 0.00009], [0.0, 0.0, 0.82491]]),
+        1.80078125,
+    ),
+}
+SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+D50 = np.array([0.9642, 1.0, 0.8249])
+
+
+def profile(name: str) -> bytes:
+    """An ICC profile, version 2, of three primaries and a gamma."""
+    matrix, gamma = SPACES[name]
+
+    def fixed(values: Any) -> bytes:
+        return b"".join(struct.pack(">i", round(float(value) * 65536)) for value in values)
+
+    text = name.encode() + b"\0"
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(78),
+        b"wtpt": b"XYZ " + bytes(4) + fixed(D50),
+        **{kind: b"XYZ " + bytes(4) + fixed(matrix[:, i]) for i, kind in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))},
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
+    }
+    offset, table, body = 128 + 4 + 12 * len(tags), b"", b""
+    for kind, tag in tags.items():
+        padded = tag + bytes(-len(tag) % 4)
+        table += kind + struct.pack(">II", offset + len(body), len(tag))
+        body += padded
+    header = struct.pack(">I4sI4s4s4s", offset + len(body), b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    header += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(D50) + bytes(48)
+    return header + struct.pack(">I", len(tags)) + table + body
+
+
+def lab(levels: Array, space: str = "sRGB") -> Array:
+    """CIELAB (D50) of 8-bit colours ``[...,3]`` in a space."""
+    values = np.asarray(levels, float) / 255
+    if space == "sRGB":
+        linear, matrix = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4), SRGB
+    else:
+        linear, matrix = values ** SPACES[space][1], SPACES[space][0]
+    xyz = linear @ matrix.T / D50
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+
+
+def difference(a: Array, b: Array) -> Array:
+    """dE (CIE 1976) of two arrays of CIELAB colours."""
+    return np.asarray(np.linalg.norm(a - b, axis=-1))
