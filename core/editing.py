@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from cyclevar.core.callbacks import ForcedCodes, ScaleStep
+from cyclevar.core.data.pictures import flattened
 from cyclevar.core.data.transforms import from_array
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.generation import Generation, generate, schedule_for
@@ -104,6 +105,22 @@ def refine(
     return redraw(model, images, redo, condition, schedule=schedule, **settings).image
 
 
+def require_mask(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """Return a mask as mode L, 255 where it is white and not transparent, else 0.
+
+    Raises `ConfigError` for a mask of another size than the picture, or one without white.
+    """
+    if mask.size != picture.size:
+        raise ConfigError(
+            f"the mask is {mask.width}x{mask.height} and the picture {picture.width}x{picture.height} (width x height)",
+            expected="a mask of the picture's size",
+        )
+    redo = flattened(mask, "black").convert("L").point(lambda level: 255 * (level >= 128))
+    if redo.getbbox() is None:
+        raise ConfigError("the mask has no white, so that nothing is to be redone", expected="white where to redo")
+    return redo
+
+
 def inpaint_picture(
     model: Model,
     picture: Image.Image,
@@ -117,14 +134,7 @@ def inpaint_picture(
 
     Raises `ConfigError` for a mask of another size, or one without white.
     """
-    if mask.size != picture.size:
-        raise ConfigError(
-            f"the mask is {mask.width}x{mask.height} and the picture {picture.width}x{picture.height} (width x height)",
-            expected="a mask of the picture's size",
-        )
-    redo = mask.convert("L").point(lambda level: 255 * (level >= 128))
-    if redo.getbbox() is None:
-        raise ConfigError("the mask has no white, so that nothing is to be redone", expected="white where to redo")
+    redo = require_mask(picture, mask)
     schedule, fitted = _place(model, picture)
     marked = _place(model, redo.convert("RGB"))[1].pixels[..., 0] >= 32  # where scaling has left any white
     output = inpaint(
