@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+
+def shown(name: str | Path) -> str:
+    """Return a file name as text that can be printed and stored: bytes that are not UTF-8 as ``\\xf6``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def inside(folder: Path, name: str) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import stat
 import struct
 import threading
@@ -20,6 +19,7 @@ from cyclevar.core.data.color_profiles import Conversion, conversion_to_srgb, co
 from cyclevar.core.data.levels import Range, eight_bits, is_deep, sample_range
 from cyclevar.core.data.png import is_png, without_metadata
 from cyclevar.core.errors import PictureError
+from cyclevar.core.paths import shown
 
 # Only these decoders run: Pillow knows formats (EPS) that start another program.
 _DECODERS: dict[str, tuple[str, ...]] = {
@@ -173,11 +173,6 @@ def describe_picture(source: Path | bytes, *, name: str | None = None) -> tuple[
             not_finite=span.not_finite if span else 0,
         )
         return facts, developed.image
-
-
-def shown(name: str | Path) -> str:
-    """Return a file name as text that can be printed and stored: bytes that are not UTF-8 as ``\\xf6``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_file(path: Path) -> bytes:
