@@ -8,9 +8,8 @@
   ``fixed_prompt_a.txt fixed_prompt_b.txt``;
 - one folder that holds exactly two sub-folders of pictures; or two folders.
 
-Pictures may lie in nested folders; hidden files and folders are passed over. Where there is no validation part,
-``min(64, 5 %)`` of each domain's training pictures, drawn by a hash of their names, are held out for it; with fewer
-than 20 pictures in a domain there is none.
+Pictures may lie in nested folders; hidden files and folders are passed over. Where there is no validation part, some of
+each domain's training pictures, drawn by a hash of their names, are held out for it (`HoldOut`).
 """
 
 from __future__ import annotations
@@ -19,13 +18,22 @@ import hashlib
 import logging
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from cyclevar.core.data.pictures import PICTURE_SUFFIXES, read_file, read_picture
+from cyclevar.core.data.fingerprints import UNREADABLE, digests
+from cyclevar.core.data.pictures import (
+    PICTURE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    describe_unread,
+    read_file,
+    read_picture,
+    unread_hint,
+)
 from cyclevar.core.errors import ConfigError, DataError, PictureError, PluginError
 from cyclevar.core.manager import Manager, get_manager
 
@@ -53,6 +61,26 @@ class PictureSource(Protocol):
         """The length of the file."""
 
 
+class HoldOut(NamedTuple):
+    """How many images of a domain are held out for validation: ``share`` of them, at least ``least``, at most 64.
+
+    None if that were more than half of them.
+    """
+
+    share: float = 0.05
+    least: int = 8
+
+    def count(self, images: int) -> int:
+        """Return how many of ``images`` are held out."""
+        count = max(self.least, min(64, round(images * self.share)))
+        return count if 2 * count <= images else 0
+
+    @property
+    def needed(self) -> int:
+        """The images that a domain needs at least for some to be held out."""
+        return 2 * self.least
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """Pictures in a folder, named by their path relative to it, with forward slashes."""
@@ -61,6 +89,13 @@ class FolderSource:
 
     def names(self) -> list[str]:
         """Every picture at any depth, sorted. A sub-folder that may not be entered is logged."""
+        return self._ending_in(PICTURE_SUFFIXES)
+
+    def unread(self) -> list[str]:
+        """Files at any depth that show something and are not read here, sorted."""
+        return self._ending_in(UNREAD_SUFFIXES)
+
+    def _ending_in(self, suffixes: tuple[str, ...]) -> list[str]:
         found = list[str]()
         for folder, inside, files in os.walk(self.root, onerror=_pass_over):
             inside[:] = [name for name in inside if not name.startswith(".")]
@@ -68,7 +103,7 @@ class FolderSource:
             found += [
                 (below / name).as_posix()
                 for name in files
-                if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+                if name.lower().endswith(suffixes) and not name.startswith(".")
             ]
         return sorted(found)
 
@@ -77,6 +112,10 @@ class FolderSource:
 
     def content(self, name: str) -> bytes:
         return read_file(self.root / name)
+
+    def digests(self, names: Sequence[str]) -> list[str]:
+        """What tells the content of each file (`cyclevar.core.data.fingerprints`)."""
+        return digests(self.root, names)
 
     def bytes_of(self, name: str) -> int:
         try:
@@ -159,17 +198,56 @@ class UnpairedDataset:
     prompts: tuple[str, str] | None = None
 
     def fingerprint(self) -> str:
-        """16 hex digits over the names and file sizes of every part; other data, other fingerprint."""
+        """16 hex digits over the prompts, and the names and contents of every part; other data, other fingerprint."""
         digest = hashlib.sha256()
+        if self.prompts is not None:
+            digest.update("\0".join(("[prompts]", *self.prompts, "")).encode())
         for title, part in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             for domain, pictures in zip(self.domains, part or (), strict=False):
-                digest.update(f"[{title} {domain}]\n".encode())
-                digest.update("".join(f"{n}\t{pictures.source.bytes_of(n)}\n" for n in pictures.names).encode())
+                digest.update(os.fsencode(f"[{title} {domain}]\n"))
+                lines = zip(pictures.names, _digests(pictures.source, pictures.names), strict=True)
+                digest.update(os.fsencode("".join(f"{name}\t{content}\n" for name, content in lines)))
         return digest.hexdigest()[:16]
+
+    def counts(self) -> str:
+        """How many images there are to train on and to validate with, in words."""
+        parts = ["no validation part"]
+        if self.validation is not None:
+            parts = [f"{len(images)} of {name}" for name, images in zip(self.domains, self.validation, strict=True)]
+        train = [f"{len(images)} of {name}" for name, images in zip(self.domains, self.train, strict=True)]
+        return f"{' and '.join(train)} to train on, {' and '.join(parts)} to validate with"
+
+
+def require_enough(dataset: UnpairedDataset, hold_out: HoldOut) -> None:
+    """Raise `DataError` for a data set without a validation part, or one of fewer than 2 images of a domain."""
+    sizes = [len(images) for images in dataset.validation or ()]
+    if min(sizes, default=0) < 2:
+        raise DataError(
+            f"{dataset.name} has too few images: {dataset.counts()}",
+            expected=f"{hold_out.needed} or more of each domain, of which {hold_out.least} are held out for validation",
+            hint="add images, or hold out fewer by --set data.validation_min=2 (docs/small_data.md)",
+        )
+
+
+def _digests(source: PictureSource, names: Sequence[str]) -> list[str]:
+    """What tells the content of each file of a source."""
+    if isinstance(source, FolderSource):
+        return source.digests(names)
+    found = list[str]()
+    for name in names:
+        try:
+            found.append(hashlib.sha256(source.content(name)).hexdigest()[:32])
+        except (OSError, ValueError):
+            found.append(UNREADABLE)
+    return found
 
 
 def open_dataset(
-    spec: str | Path | None = None, *, other: str | Path | None = None, skin_tones: bool = False
+    spec: str | Path | None = None,
+    *,
+    other: str | Path | None = None,
+    skin_tones: bool = False,
+    hold_out: HoldOut | None = None,
 ) -> UnpairedDataset:
     """Open the built-in emoji (``None`` or ``"emoji"``), a plugin's data set, a folder in one of the layouts, or two.
 
@@ -177,6 +255,7 @@ def open_dataset(
         spec: which data.
         other: the folder of domain B, if ``spec`` is the folder of domain A alone.
         skin_tones: add the skin-tone variants of the built-in emoji to its training part; other data have none.
+        hold_out: how many images to hold out, where folders have no validation part.
 
     Raises:
         DataError: a folder is missing, empty, or in no accepted layout.
@@ -195,14 +274,14 @@ def open_dataset(
     manager = get_manager()
     if str(spec) in manager.registry.names("dataset"):
         return _registered(manager, str(spec), other)
-    root = _folder(Path(spec))
+    root, hold_out = _folder(Path(spec)), hold_out or HoldOut()
     if other is not None:
         second = _folder(Path(other))
-        return _two_folders(f"{root.name}-{second.name}", root, second)
+        return _two_folders(f"{root.name}-{second.name}", root, second, hold_out)
     for joint in ("", "_"):
         if any((root / f"train{joint}{domain}").is_dir() for domain in "AB"):
-            return _parted(root, joint)
-    return _two_folders(root.name, *_two_subfolders(root))
+            return _parted(root, joint, hold_out)
+    return _two_folders(root.name, *_two_subfolders(root), hold_out)
 
 
 def _registered(manager: Manager, name: str, other: str | Path | None) -> UnpairedDataset:
@@ -229,18 +308,24 @@ def _folder(path: Path) -> Path:
 
 def _pictures(folder: Path) -> PictureList:
     source = FolderSource(folder)
-    names = source.names()
+    names, unread = source.names(), source.unread()
     if not names:
-        raise DataError(f"no pictures in {folder}", expected=f"files ending in {_KINDS}, nested folders allowed")
+        found = f", but {describe_unread(unread)}" if unread else ""
+        hint = unread_hint(unread) if unread else ""
+        raise DataError(
+            f"no pictures in {folder}{found}", expected=f"files ending in {_KINDS}, nested folders allowed", hint=hint
+        )
+    if unread:
+        _log.warning("%s in %s are not read: %s", describe_unread(unread), folder, unread_hint(unread))
     return PictureList(source, names)
 
 
-def _parted(root: Path, joint: str) -> UnpairedDataset:
+def _parted(root: Path, joint: str, hold_out: HoldOut) -> UnpairedDataset:
     """The layouts of CycleGAN (``joint`` "") and CycleGAN-Turbo ("_")."""
     train, validation, test = (_part(root, f"{stem}{joint}") for stem in ("train", "val", "test"))
     assert train is not None
     if validation is None:
-        train, validation = _hold_out(train)
+        train, validation = _hold_out(train, hold_out)
     return UnpairedDataset(root.name, ("A", "B"), train, validation, test, prompts=_prompts(root))
 
 
@@ -257,11 +342,15 @@ def _prompts(root: Path) -> tuple[str, str] | None:
     if not a.exists() and not b.exists():
         return None
     try:
-        return a.read_text("utf-8-sig").strip(), b.read_text("utf-8-sig").strip()
+        texts = a.read_text("utf-8-sig").strip(), b.read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the prompts of {root}: {error}", expected=f"{a.name} and {b.name} in UTF-8"
         ) from None
+    for file, text in zip((a, b), texts, strict=True):
+        if len(text.splitlines()) != 1:
+            raise DataError(f"{file} holds {len(text.splitlines())} lines of text", expected="one line, the prompt")
+    return texts
 
 
 def _two_subfolders(root: Path) -> tuple[Path, Path]:
@@ -281,8 +370,8 @@ def _two_subfolders(root: Path) -> tuple[Path, Path]:
     )
 
 
-def _two_folders(name: str, a: Path, b: Path) -> UnpairedDataset:
-    train, validation = _hold_out((_pictures(a), _pictures(b)))
+def _two_folders(name: str, a: Path, b: Path, hold_out: HoldOut) -> UnpairedDataset:
+    train, validation = _hold_out((_pictures(a), _pictures(b)), hold_out)
     return UnpairedDataset(name, _domain_names(a, b), train, validation)
 
 
@@ -294,9 +383,9 @@ def _domain_names(a: Path, b: Path) -> tuple[str, str]:
     raise DataError(f"{a} was given for both domains", expected="two different folders")
 
 
-def _hold_out(part: Part) -> tuple[Part, Part | None]:
-    """Take the validation pictures out of the training pictures, as the module's docstring says."""
-    counts = [min(64, len(pictures) // 20) for pictures in part]
+def _hold_out(part: Part, hold_out: HoldOut) -> tuple[Part, Part | None]:
+    """Take the validation pictures out of the training pictures."""
+    counts = [hold_out.count(len(pictures)) for pictures in part]
     if 0 in counts:
         return part, None
     pairs = [_take(pictures, count) for pictures, count in zip(part, counts, strict=True)]
@@ -304,7 +393,7 @@ def _hold_out(part: Part) -> tuple[Part, Part | None]:
 
 
 def _take(pictures: PictureList, count: int) -> tuple[PictureList, PictureList]:
-    drawn = sorted(pictures.names, key=lambda name: hashlib.sha256(f"validation:{name}".encode()).digest())
+    drawn = sorted(pictures.names, key=lambda name: hashlib.sha256(os.fsencode(f"validation:{name}")).digest())
     held = set(drawn[:count])
     rest = [name for name in pictures.names if name not in held]
     return PictureList(pictures.source, rest), PictureList(pictures.source, drawn[:count])

@@ -8,7 +8,8 @@ import stat
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,12 @@ def _decoders() -> dict[str, tuple[str, ...]]:
 
 
 _FORMATS = _decoders()
+
+
+def suffixes_of(kind: str) -> tuple[str, ...]:
+    """Return the endings of files of one of Pillow's formats."""
+    return {**_FORMATS, "MPO": _FORMATS["JPEG"], "TGA": _TGA}.get(kind, (f".{kind.lower()}",))
+
 
 PICTURE_SUFFIXES = (*(suffix for suffixes in _FORMATS.values() for suffix in suffixes), *_TGA)
 """Endings of the files that are read."""
@@ -173,6 +180,21 @@ def describe_picture(source: Path | bytes, *, name: str | None = None) -> tuple[
             not_finite=span.not_finite if span else 0,
         )
         return facts, developed.image
+
+
+def describe_unread(names: Sequence[str]) -> str:
+    """Count files that are not read by their endings, and name some: ``2 .heic and 1 .psd files (a.heic, ...)``."""
+    kinds = Counter(Path(name).suffix.lower() for name in names).most_common()
+    counts = [f"{count} {kind}" for kind, count in kinds]
+    listed = counts[0] if len(counts) == 1 else f"{', '.join(counts[:-1])} and {counts[-1]}"
+    first = ", ".join(shown(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{listed} {'file' if len(names) == 1 else 'files'} ({first})"
+
+
+def unread_hint(names: Iterable[str]) -> str:
+    """Return what to do about files that are not read."""
+    heif = any(name.lower().endswith((".heic", ".heif", ".hif", ".heics", ".heifs")) for name in names)
+    return "install pillow-heif, or convert them" if heif else "convert them to PNG or JPEG"
 
 
 def read_file(path: Path) -> bytes:
