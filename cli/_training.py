@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cyclevar.core.training.prepare import Prepared
+    from cyclevar.core.training.resolve import Prepared
 
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", metavar="NAME", help="What to train: a family of models.  [default: var]")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyclevar.cli._common import AsJson, print_json
-from cyclevar.core.paths import shown
+from cyclevar.core.runtime.files import shown
 
 if TYPE_CHECKING:
     from cyclevar.core.data.check import DataReport, PartReport

@@ -14,7 +14,7 @@ from cyclevar.core.errors import ConfigError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cyclevar.core.model import Model
+    from cyclevar.core.models.model import Model
 
 command = typer.Typer(
     help="Edit a picture: redo a part, continue it beyond its borders, redraw its details.",
@@ -55,12 +55,12 @@ def inpaint(
 ) -> None:
     """Redo what a mask or a box covers, as the condition says; the rest stays."""
 
-    from cyclevar.core.data.pictures import read_picture
+    from cyclevar.core.data.images import read_picture
 
     marked = _mask(read_picture(source), mask, box)  # before the model is opened: a wrong mask is told at once
 
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
-        from cyclevar.core.editing import inpaint_picture
+        from cyclevar.core.pipelines.edit_image import inpaint_picture
 
         return inpaint_picture(opened, picture, marked, target, compose=compose, seed=choice.seed, **choice.settings)
 
@@ -85,7 +85,7 @@ def outpaint(
         raise ConfigError("nothing is to be added", expected="--left, --top, --right or --bottom in pixels")
 
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
-        from cyclevar.core.editing import expand_picture
+        from cyclevar.core.pipelines.edit_image import expand_picture
 
         size = picture.height + top + bottom, picture.width + left + right
         return expand_picture(
@@ -116,7 +116,7 @@ def expand(
         )
 
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
-        from cyclevar.core.editing import canvas_of_ratio, expand_picture
+        from cyclevar.core.pipelines.edit_image import canvas_of_ratio, expand_picture
 
         if size:
             canvas = pixels("--size", size)
@@ -144,7 +144,7 @@ def refine(
     """Keep a picture's coarse scales and draw its details anew, at a larger size if wanted."""
 
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
-        from cyclevar.core.editing import refine_picture
+        from cyclevar.core.pipelines.edit_image import refine_picture
 
         larger = pixels("--size", size) if size else None
         return refine_picture(opened, picture, target, keep=keep, size=larger, seed=choice.seed, **choice.settings)
@@ -160,8 +160,7 @@ def _edit(
     choice: Choice,
 ) -> None:
     """Read the picture, open the model that the options choose, edit and write."""
-    from cyclevar.core.data.pictures import read_picture
-    from cyclevar.core.picture_files import FORMATS, save_picture
+    from cyclevar.core.data.images import FORMATS, read_picture, save_picture
 
     if out.suffix.lower() not in FORMATS:
         raise ConfigError(f"{out} is no name for a picture", expected=f"one that ends in {', '.join(FORMATS)}")
@@ -184,8 +183,8 @@ def _mask(picture: Image.Image, mask: Path | None, box: str | None) -> Image.Ima
     """The mask of the options, white where to redo."""
     from PIL import Image, ImageDraw
 
-    from cyclevar.core.data.pictures import read_picture
-    from cyclevar.core.editing import require_mask
+    from cyclevar.core.data.images import read_picture
+    from cyclevar.core.pipelines.edit_image import require_mask
 
     if (mask is None) == (box is None):
         raise ConfigError(

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.contract.fixtures import *  # noqa: F403
-from cyclevar.core.model import Model, build, load_model
-from cyclevar.core.translation import encode_context, translate
+from cyclevar.core.models.model import Model, build, load_model
+from cyclevar.core.next_scale.translation import encode_context, translate
 
 EVERY_MODE = [{"mode": "parallel"}, {"mode": "serial"}, {"mode": "serial", "serial": "literal"}]
 

@@ -21,17 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cyclevar.core.config import DataConfig
-from cyclevar.core.data.datasets import FolderSource, HoldOut, PictureList, UnpairedDataset
-from cyclevar.core.data.pictures import (
+from cyclevar.core.config.loop import DataConfig
+from cyclevar.core.data.images import (
     PictureFacts,
     describe_picture,
     describe_unread,
     suffixes_of,
     unread_hint,
 )
+from cyclevar.core.data.sources import FolderSource, HoldOut, PictureList, UnpairedDataset
 from cyclevar.core.errors import PictureError
-from cyclevar.core.paths import shown
+from cyclevar.core.runtime.files import shown
 
 NEAR_BITS = 5
 """Of 64, in which the perceptual hashes of near duplicates may differ."""

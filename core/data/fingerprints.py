@@ -54,7 +54,7 @@ def digests(root: Path, names: Sequence[str], *, workers: int = 4) -> list[str]:
             for name, state, digest in zip(names, states, found, strict=True)
             if state is not None and digest not in (None, UNREADABLE) and begin - int(state.split()[1]) > _SETTLED
         }
-        from cyclevar.core.checkpoints import save_text  # here, since it brings torch
+        from cyclevar.core.runtime.files import save_text  # here, since it brings torch
 
         with contextlib.suppress(CheckpointError, OSError):  # a cache is of use, not needed
             save_text(file, "".join(f"{state} {digest} {json.dumps(name)}\n" for name, (state, digest) in kept.items()))

@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image
 
-from cyclevar.core.checkpoints import save_text
 from cyclevar.core.report.curves import Chart, draw
-from cyclevar.core.report.record import Record, read_run
+from cyclevar.core.report.run_record import Record, read_run
+from cyclevar.core.runtime.files import save_text
 
 SHEETS = 20
 """Most sample sheets on a page, of all its runs together (one of each run at least)."""

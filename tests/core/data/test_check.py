@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclevar.core.data import check, pictures
+from cyclevar.core.data import check, images
 from cyclevar.core.data.check import DataReport, check_dataset, near_pairs, perceptual_hash
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.data.pictures import describe_picture
+from cyclevar.core.data.images import describe_picture
 from tests.core.data.profiles import profile
 
 
@@ -107,7 +107,7 @@ def test_what_is_read_by_a_guess_is_named(tmp_path: Path) -> None:
     grey[0, 0] = np.inf
     Image.fromarray(grey).save(a / "float.tif")
     scene(51).save(a / "photo.png", icc_profile=profile("ProPhoto"))
-    (a / "x.heif").touch() if "HEIF" not in pictures._FORMATS else (a / "x.psd").touch()
+    (a / "x.heif").touch() if "HEIF" not in images._FORMATS else (a / "x.psd").touch()
     report = check_dataset(open_dataset(a, other=b))
     peculiar = {what: names for one in report.parts for what, names in one.peculiar.items()}
     assert peculiar["range 0 to 1 read as black to white"] == ["float.tif"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from cyclevar.core.data.color_profiles import conversion_to_srgb
-from cyclevar.core.data.pictures import describe_picture, read_picture
+from cyclevar.core.data.images import describe_picture, read_picture
 from tests.core.data.profiles import SPACES, difference, lab, profile
 
 # Muted colours, which lie inside sRGB whatever the space.

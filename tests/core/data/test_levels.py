@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cyclevar.core.data import levels
-from cyclevar.core.data.pictures import describe_picture, read_picture
+from cyclevar.core.data.images import describe_picture, read_picture
 
 RAMP = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(16, 0)
 LEVELS = np.arange(256)[None].repeat(16, 0)

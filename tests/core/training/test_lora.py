@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import load_tensors
-from cyclevar.core.config import LoraConfig, TrainConfig
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.training import LoraConfig, TrainConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.model import Model, build, load_model
-from cyclevar.core.settings import validate
+from cyclevar.core.models.model import Model, build, load_model
+from cyclevar.core.pipelines.translator import Translator
+from cyclevar.core.training.launch import train
 from cyclevar.core.training.lora import Adapters, target_layers, trained
-from cyclevar.core.training.start import train
-from cyclevar.core.training.trainer import TranslatorTask
-from cyclevar.core.translator import Translator
+from cyclevar.core.training.tasks.translator import TranslatorTask
+from cyclevar.core.weights.checkpoints import load_tensors
 
 pytest.importorskip("peft", reason="no peft: pip install 'cyclevar[lora]'")
 pytestmark = pytest.mark.usefixtures("light")
