@@ -22,13 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cyclevar.core.config.loop import DataConfig
-from cyclevar.core.data.images import (
-    PictureFacts,
-    describe_picture,
-    describe_unread,
-    suffixes_of,
-    unread_hint,
-)
+from cyclevar.core.data.image_formats import describe_unread, suffixes_of, unread_hint
+from cyclevar.core.data.images import PictureFacts, describe_picture
 from cyclevar.core.data.sources import FolderSource, HoldOut, PictureList, UnpairedDataset
 from cyclevar.core.errors import PictureError
 from cyclevar.core.runtime.files import shown

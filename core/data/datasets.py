@@ -19,7 +19,7 @@ import logging
 import os
 from pathlib import Path
 
-from cyclevar.core.data.images import PICTURE_SUFFIXES, describe_unread, unread_hint
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES, describe_unread, unread_hint
 from cyclevar.core.data.sources import FolderSource, HoldOut, Part, PictureList, UnpairedDataset
 from cyclevar.core.errors import ConfigError, DataError, PluginError
 from cyclevar.core.extension.manager import Manager, get_manager

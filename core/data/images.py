@@ -8,73 +8,19 @@ import stat
 import struct
 import threading
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from PIL import Image, ImageColor, UnidentifiedImageError, features
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from cyclevar.core.data.color_profiles import Conversion, conversion_to_srgb, convert
+from cyclevar.core.data.image_formats import DECODERS, TGA
 from cyclevar.core.data.levels import Range, eight_bits, is_deep, sample_range
 from cyclevar.core.data.png import is_png, without_metadata
 from cyclevar.core.errors import PictureError, UnknownNameError
 from cyclevar.core.runtime.files import shown, write_atomically
-
-# Only these decoders run: Pillow knows formats (EPS) that start another program.
-_DECODERS: dict[str, tuple[str, ...]] = {
-    "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "DIB": (".dib",),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    "QOI": (".qoi",),
-}
-_OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
-    "AVIF": ("avif", (".avif", ".avifs")),
-    "JPEG2000": ("jpg_2000", (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")),
-}
-_HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
-_TGA = (".tga", ".icb", ".vda", ".vst")  # files without a signature: the name alone tells what they are
-
-
-def _decoders() -> dict[str, tuple[str, ...]]:
-    """Formats and their suffixes that can be read here; HEIF if pillow-heif is installed."""
-    found = _DECODERS | {name: ends for name, (feature, ends) in _OPTIONAL.items() if features.check(feature)}
-    try:
-        import pillow_heif
-    except ImportError:
-        return found
-    pillow_heif.register_heif_opener()
-    return found | {"HEIF": _HEIF}
-
-
-_FORMATS = _decoders()
-
-
-def suffixes_of(kind: str) -> tuple[str, ...]:
-    """Return the endings of files of one of Pillow's formats."""
-    return {**_FORMATS, "MPO": _FORMATS["JPEG"], "TGA": _TGA}.get(kind, (f".{kind.lower()}",))
-
-
-PICTURE_SUFFIXES = (*(suffix for suffixes in _FORMATS.values() for suffix in suffixes), *_TGA)
-"""Endings of the files that are read."""
-
-UNREAD_SUFFIXES = tuple(
-    suffix
-    for suffix in (
-        *(suffix for _, suffixes in _OPTIONAL.values() for suffix in suffixes), *_HEIF,
-        ".jxl", ".jxr", ".svg", ".svgz", ".eps", ".ai", ".pdf", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".dds", ".ico",
-        ".icns", ".pcx", ".sgi", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".mp4", ".mov",
-        ".npy", ".npz", ".dcm", ".nii",
-    )
-    if suffix not in PICTURE_SUFFIXES
-)  # fmt: skip
-"""Endings of files that show something and are not read here."""
 
 LARGEST_FILE = 2**30
 """Bytes that a file may have to be opened at all."""
@@ -182,21 +128,6 @@ def describe_picture(source: Path | bytes, *, name: str | None = None) -> tuple[
         return facts, developed.image
 
 
-def describe_unread(names: Sequence[str]) -> str:
-    """Count files that are not read by their endings, and name some: ``2 .heic and 1 .psd files (a.heic, ...)``."""
-    kinds = Counter(Path(name).suffix.lower() for name in names).most_common()
-    counts = [f"{count} {kind}" for kind, count in kinds]
-    listed = counts[0] if len(counts) == 1 else f"{', '.join(counts[:-1])} and {counts[-1]}"
-    first = ", ".join(shown(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{listed} {'file' if len(names) == 1 else 'files'} ({first})"
-
-
-def unread_hint(names: Iterable[str]) -> str:
-    """Return what to do about files that are not read."""
-    heif = any(name.lower().endswith((".heic", ".heif", ".hif", ".heics", ".heifs")) for name in names)
-    return "install pillow-heif, or convert them" if heif else "convert them to PNG or JPEG"
-
-
 def read_file(path: Path) -> bytes:
     """The content of a regular file that has some. Raises `OSError` or `ValueError` with the reason."""
     found = path.stat()
@@ -223,7 +154,7 @@ def _opened(source: Path | bytes | bytearray | memoryview, name: str | None) -> 
 
 def _decoded(data: bytes, name: str, stack: contextlib.ExitStack) -> Image.Image:
     """Open and decode an image for as long as ``stack`` is open; a PNG without its metadata if those are refused."""
-    formats = [*_FORMATS, *(["TGA"] if name.lower().endswith(_TGA) else [])]
+    formats = [*DECODERS, *(["TGA"] if name.lower().endswith(TGA) else [])]
     try:
         opened = Image.open(io.BytesIO(data), formats=formats)
         needed = _bytes_to_decode(opened)
@@ -266,7 +197,7 @@ def _bytes_to_decode(image: Image.Image) -> int:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture, or none of " + ", ".join(_FORMATS)
+        return "not a picture, or none of " + ", ".join(DECODERS)
     if isinstance(error, MemoryError):
         return "there is too little memory to decode it"
     if isinstance(error, OSError) and error.strerror:

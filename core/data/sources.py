@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from cyclevar.core.data.fingerprints import UNREADABLE, digests
-from cyclevar.core.data.images import PICTURE_SUFFIXES, UNREAD_SUFFIXES, read_file, read_picture
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES, UNREAD_SUFFIXES
+from cyclevar.core.data.images import read_file, read_picture
 from cyclevar.core.errors import DataError, PictureError
 
 _log = logging.getLogger(__name__)

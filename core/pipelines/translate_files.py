@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.data.fitting import Fitted, fit, unfit
-from cyclevar.core.data.images import FORMATS, PICTURE_SUFFIXES, read_picture, save_picture, written_suffix
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES
+from cyclevar.core.data.images import FORMATS, read_picture, save_picture, written_suffix
 from cyclevar.core.data.sources import FolderSource
 from cyclevar.core.data.transforms import from_array
 from cyclevar.core.errors import ConfigError, DataError, PictureError

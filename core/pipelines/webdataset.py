@@ -23,14 +23,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from cyclevar.core.data.fitting import Fitted, fit, unfit
-from cyclevar.core.data.images import (
-    LARGEST_FILE,
-    PICTURE_SUFFIXES,
-    encode_picture,
-    read_file,
-    read_picture,
-    written_suffix,
-)
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES
+from cyclevar.core.data.images import LARGEST_FILE, encode_picture, read_file, read_picture, written_suffix
 from cyclevar.core.data.sources import FolderSource
 from cyclevar.core.errors import ConfigError, DataError, PictureError
 from cyclevar.core.pipelines.translate_files import (

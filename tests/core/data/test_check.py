@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cyclevar.core.data import check, images
+from cyclevar.core.data import check, image_formats
 from cyclevar.core.data.check import DataReport, check_dataset, near_pairs, perceptual_hash
 from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.data.images import describe_picture
-from tests.core.data.profiles import profile
 
 
 def scene(seed: int, side: int = 48) -> Image.Image:
@@ -101,13 +101,13 @@ def test_too_few(tmp_path: Path) -> None:
     assert report.remarks == ["train/b has 50 images, which is few: see docs/small_data.md"]
 
 
-def test_what_is_read_by_a_guess_is_named(tmp_path: Path) -> None:
+def test_what_is_read_by_a_guess_is_named(tmp_path: Path, color_profile: Callable[[str], bytes]) -> None:
     a, b = fill(tmp_path / "a", range(20)), fill(tmp_path / "b", range(100, 120))
     grey = np.asarray(scene(50).convert("L"), np.float32) / 200
     grey[0, 0] = np.inf
     Image.fromarray(grey).save(a / "float.tif")
-    scene(51).save(a / "photo.png", icc_profile=profile("ProPhoto"))
-    (a / "x.heif").touch() if "HEIF" not in images._FORMATS else (a / "x.psd").touch()
+    scene(51).save(a / "photo.png", icc_profile=color_profile("ProPhoto"))
+    (a / "x.heif").touch() if "HEIF" not in image_formats.DECODERS else (a / "x.psd").touch()
     report = check_dataset(open_dataset(a, other=b))
     peculiar = {what: names for one in report.parts for what, names in one.peculiar.items()}
     assert peculiar["range 0 to 1 read as black to white"] == ["float.tif"]

@@ -7,6 +7,7 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cyclevar.core.data import image_formats
 from cyclevar.core.data import images as pictures
 from cyclevar.core.data.images import describe_picture, read_picture
 from cyclevar.core.errors import PictureError
@@ -254,12 +256,10 @@ def test_orientation_survives_metadata_that_is_left_out(photo: Image.Image) -> N
     assert furthest(read_picture(whole[:33] + text + whole[33:]), photo.transpose(Image.Transpose.ROTATE_90)) == 0
 
 
-def test_a_profile_above_pillows_limit_is_used(photo: Image.Image) -> None:
-    from tests.core.data.profiles import profile
-
+def test_a_profile_above_pillows_limit_is_used(photo: Image.Image, color_profile: Callable[[str], bytes]) -> None:
     small, whole = io.BytesIO(), png(photo)
-    photo.save(small, "PNG", icc_profile=profile("ProPhoto"))
-    large = chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile("ProPhoto") + bytes(1_500_000)))
+    photo.save(small, "PNG", icc_profile=color_profile("ProPhoto"))
+    large = chunk(b"iCCP", b"icc\0\0" + zlib.compress(color_profile("ProPhoto") + bytes(1_500_000)))
     assert furthest(read_picture(whole[:33] + large + whole[33:]), read_picture(small.getvalue())) == 0
 
 
@@ -275,12 +275,13 @@ def test_every_orientation(photo: Image.Image, orientation: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "suffix", [s for s in pictures.PICTURE_SUFFIXES if s not in (*pictures._HEIF, ".mpo", ".jif", ".apng", ".avifs")]
+    "suffix",
+    [s for s in image_formats.PICTURE_SUFFIXES if s not in (*image_formats._HEIF, ".mpo", ".jif", ".apng", ".avifs")],
 )
 def test_everything_that_is_listed_is_read(tmp_path: Path, photo: Image.Image, suffix: str) -> None:
     image = photo.convert("1") if suffix == ".pbm" else photo.convert("L") if suffix == ".pgm" else photo
     image = photo.convert("F") if suffix == ".pfm" else image
-    kind = next((kind for kind, ends in pictures._FORMATS.items() if suffix in ends), "TGA")
+    kind = next((kind for kind, ends in image_formats.DECODERS.items() if suffix in ends), "TGA")
     path = tmp_path / f"p{suffix}"
     if kind == "QOI" and "QOI" not in Image.SAVE:
         pytest.skip("this Pillow reads QOI and does not write it")
@@ -330,6 +331,7 @@ def test_the_estimate_covers_what_is_taken() -> None:
     code = """
 import io, resource, numpy as np
 from PIL import Image
+from cyclevar.core.data import image_formats
 from cyclevar.core.data import images as pictures
 side = 3000
 buffer = io.BytesIO()

@@ -1,11 +1,13 @@
-"""ICC profiles of colour spaces with a gamma, and what their colours are in CIELAB by the textbook's formulas."""
+"""ICC profiles of colour spaces with a gamma."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -25,7 +27,6 @@ SPACES: dict[str, tuple[Array, float]] = {
         1.80078125,
     ),
 }
-SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
 D50 = np.array([0.9642, 1.0, 0.8249])
 
 
@@ -54,18 +55,13 @@ def profile(name: str) -> bytes:
     return header + struct.pack(">I", len(tags)) + table + body
 
 
-def lab(levels: Array, space: str = "sRGB") -> Array:
-    """CIELAB (D50) of 8-bit colours ``[...,3]`` in a space."""
-    values = np.asarray(levels, float) / 255
-    if space == "sRGB":
-        linear, matrix = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4), SRGB
-    else:
-        linear, matrix = values ** SPACES[space][1], SPACES[space][0]
-    xyz = linear @ matrix.T / D50
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+@pytest.fixture
+def color_profile() -> Callable[[str], bytes]:
+    """Makes the ICC profile of a colour space."""
+    return profile
 
 
-def difference(a: Array, b: Array) -> Array:
-    """dE (CIE 1976) of two arrays of CIELAB colours."""
-    return np.asarray(np.linalg.norm(a - b, axis=-1))
+@pytest.fixture
+def color_spaces() -> dict[str, tuple[Array, float]]:
+    """The primaries, as columns of XYZ relative to D50, and the gamma of colour spaces."""
+    return SPACES
