@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor, UnidentifiedImageError
 
 from cyclevar.core.data.color_profiles import Conversion, conversion_to_srgb, convert
 from cyclevar.core.data.image_formats import DECODERS, TGA
 from cyclevar.core.data.levels import Range, eight_bits, is_deep, sample_range
 from cyclevar.core.data.png import is_png, without_metadata
-from cyclevar.core.errors import PictureError, UnknownNameError
+from cyclevar.core.errors import ConfigError, PictureError, UnknownNameError
 from cyclevar.core.runtime.files import shown, write_atomically
 
 LARGEST_FILE = 2**30
@@ -41,6 +41,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+LONGEST_TEXT = 10_000
+"""Characters of an EXIF text that is kept."""
+
+_KEPT_TAGS = (270, 306, 315, 33432)  # ImageDescription, DateTime, Artist, Copyright
+_PHOTO_IFD, _TAKEN = 0x8769, 36867  # DateTimeOriginal
 
 # What Pillow's decoders raise on damaged files, besides UnidentifiedImageError (an OSError).
 _DECODER_ERRORS = (
@@ -81,6 +87,62 @@ def read_picture(
     """
     with _opened(source, name) as opened:
         return _developed(opened, background).image
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How results are written.
+
+    Attributes:
+        quality: 1 to 100 for JPEG, WebP and AVIF; 95 if None.
+        metadata: keep caption, author, copyright and dates of the source's EXIF data.
+        alpha: keep the source's transparency, where the format can; else results are opaque.
+        profile: embed the sRGB profile; results are in sRGB with or without it.
+    """
+
+    quality: int | None = None
+    metadata: bool = True
+    alpha: bool = False
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ConfigError(f"the quality is {self.quality}", expected="1 to 100")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a source has besides its colours: EXIF data to keep, and transparency, turned as the image is."""
+
+    exif: bytes = b""
+    alpha: Image.Image | None = None
+
+
+def read_with_extras(source: Path | bytes, writing: Writing, *, name: str | None = None) -> tuple[Image.Image, Extras]:
+    """Return what `read_picture` reads, and of the rest what ``writing`` keeps. Raises `PictureError`."""
+    with _opened(source, name) as opened:
+        alpha = None
+        if writing.alpha and opened.has_transparency_data:
+            alpha, turn = opened.convert("RGBA").getchannel("A"), _TURNS.get(_orientation(opened))
+            alpha = alpha if turn is None else alpha.transpose(turn)
+        return _developed(opened, "white").image, Extras(_exif_to_keep(opened) if writing.metadata else b"", alpha)
+
+
+def _exif_to_keep(image: Image.Image) -> bytes:
+    """EXIF data with the texts of an image's own that say something of the result too, newly written."""
+    kept = Image.Exif()
+    try:
+        found, photo = image.getexif(), image.getexif().get_ifd(_PHOTO_IFD)
+        for tag in _KEPT_TAGS:
+            value = found.get(tag)
+            if isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT:
+                kept[tag] = value.encode("latin-1", "replace")  # the bytes as they were: Pillow reads them so
+        taken = photo.get(_TAKEN)
+        if isinstance(taken, str) and len(taken) < 30:
+            kept.get_ifd(_PHOTO_IFD)[_TAKEN] = taken
+        return kept.tobytes() if len(kept) or kept.get_ifd(_PHOTO_IFD) else b""
+    except (*_DECODER_ERRORS, Warning):
+        return b""
 
 
 @dataclass(frozen=True)
@@ -256,11 +318,17 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpg": ("JPEG", {"quality": 95}),
     ".jpeg": ("JPEG", {"quality": 95}),
     ".webp": ("WEBP", {"quality": 95}),
+    ".jpe": ("JPEG", {"quality": 95}),
+    ".jfif": ("JPEG", {"quality": 95}),
     ".bmp": ("BMP", {}),
     ".tif": ("TIFF", {"compression": "tiff_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+    **({".avif": ("AVIF", {"quality": 90})} if "AVIF" in DECODERS else {}),
 }
 """Suffix -> Pillow's format and its options. GIF is read but not written: 256 colours are too few."""
+
+
+PLAIN, NOTHING = Writing(), Extras()
 
 
 def written_suffix(kind: str, hint: str = "") -> str:
@@ -272,14 +340,14 @@ def written_suffix(kind: str, hint: str = "") -> str:
     return suffix
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
+def save_picture(picture: Image.Image, path: Path, writing: Writing = PLAIN, extras: Extras = NOTHING) -> None:
     """Write a picture atomically, in the format that the suffix of ``path`` says (`FORMATS`).
 
     Raises:
         PictureError: the format cannot hold it.
         CheckpointError: the file cannot be written.
     """
-    encoded = encode_picture(picture, path)
+    encoded = encode_picture(picture, path, writing, extras)
 
     def write(partial: Path) -> None:
         partial.write_bytes(encoded)
@@ -287,12 +355,22 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     write_atomically(path, write)
 
 
-def encode_picture(picture: Image.Image, name: PurePath) -> bytes:
+def encode_picture(picture: Image.Image, name: PurePath, writing: Writing = PLAIN, extras: Extras = NOTHING) -> bytes:
     """The content of a file called ``name``, in the format that its suffix says (`FORMATS`). Raises `PictureError`."""
     kind, options = FORMATS[name.suffix.lower()]
+    options = dict(options)
+    if writing.quality is not None and "quality" in options:
+        options["quality"] = writing.quality
+    if writing.profile and kind not in ("BMP", "DIB"):
+        options["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    if writing.metadata and extras.exif and kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
+        options["exif"] = extras.exif
+    if writing.alpha and extras.alpha is not None and kind in ("PNG", "WEBP", "TIFF", "AVIF", "JPEG2000"):
+        picture = picture.copy()
+        picture.putalpha(extras.alpha.resize(picture.size, Image.Resampling.LANCZOS))
     encoded = io.BytesIO()
     try:
         picture.save(encoded, kind, **options)
     except (OSError, ValueError) as error:
-        raise PictureError(f"cannot write {name} as {kind}: {error}") from error
+        raise PictureError(f"cannot write {shown(str(name))} as {kind}: {error}") from error
     return encoded.getvalue()
