@@ -139,7 +139,7 @@ def command(
         skipped = " (skipped; --overwrite makes them again)"
         statuses = {"translated": "", "already there": skipped, "failed": ""}
         told = [f"{counts[status]} {status}{more}" for status, more in statuses.items() if counts[status]]
-        typer.echo(f"{', '.join(told)}: {shown(out)}")
+        typer.echo(f"{', '.join(told) or 'no images to translate'}: {shown(out)}")
         if unread := FolderSource(source).unread() if source.is_dir() else []:
             complain("warning", f"not read: {describe_unread(unread)}: {unread_hint(unread)}")
     finally:

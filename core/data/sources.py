@@ -20,6 +20,8 @@ from cyclevar.core.errors import DataError, PictureError
 
 _log = logging.getLogger(__name__)
 
+_COPIES = ("@eaDir", "__MACOSX")  # thumbnails and resource forks that a NAS and macOS leave among images
+
 
 class PictureSource(Protocol):
     """Where a list of pictures comes from."""
@@ -71,7 +73,7 @@ class FolderSource:
     def _ending_in(self, suffixes: tuple[str, ...]) -> list[str]:
         found = list[str]()
         for folder, inside, files in os.walk(self.root, onerror=_pass_over):
-            inside[:] = [name for name in inside if not name.startswith(".")]
+            inside[:] = [name for name in inside if not name.startswith(".") and name not in _COPIES]
             below = Path(folder).relative_to(self.root)
             found += [
                 (below / name).as_posix()

@@ -404,3 +404,10 @@ def test_two_processes_in_one_folder(source: Path, tmp_path: Path, small_transla
         assert (process.returncode, printed.splitlines()[1]) == (0, f"3 translated: {out}")
     assert [size_of(out / name) for name in found(out)] == [(30, 20), (30, 21), (30, 22)]
     assert not list(out.rglob("*.partial"))
+
+
+def test_an_archive_without_images_is_said(translate: Run, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("a.json"))
+    out = tmp_path / "out.tar"
+    assert translate(tmp_path / "in.tar", out)[1].splitlines()[1] == f"no images to translate: {out}"

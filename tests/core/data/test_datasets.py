@@ -57,7 +57,8 @@ def test_turbo_layout(tmp_path: Path) -> None:
 def test_two_subfolders_nested_any_case(tmp_path: Path) -> None:
     fill(tmp_path / "zebra" / "deep" / "er", 2, "JPG")
     fill(tmp_path / "horse", 1, "TiFf")
-    fill(tmp_path / "horse" / ".thumbnails", 4)
+    for copies in (".thumbnails", "@eaDir", "__MACOSX"):
+        fill(tmp_path / "horse" / copies, 4)
     (tmp_path / "horse" / "notes.txt").write_text("not a picture")
     (tmp_path / "papers").mkdir()
     data = open_dataset(tmp_path)
