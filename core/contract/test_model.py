@@ -30,6 +30,8 @@ def test_it_is_what_it_was_saved_as(model: Model, images: Tensor, targets: Seque
     changed.save(tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors").eval()
     assert same(changed, loaded)
+    for one in (changed, loaded):  # torch may choose another kernel for weights that require a gradient
+        one.requires_grad_(False)
     assert loaded.config == changed.config
     assert "a new domain" in loaded.backbone.names
     with torch.no_grad():
