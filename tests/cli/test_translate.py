@@ -67,15 +67,9 @@ def test_a_folder(translate: Run, source: Path, tmp_path: Path, small_translator
     assert found(out) == found(source) == ["a.png", "b.jpg", "sub/c.webp"]
     assert [size_of(out / name) for name in found(out)] == [(30, 20), (30, 21), (30, 22)]
 
-    assert (
-        translate(source, out, "--to", "noto")[1].splitlines()[1]
-        == f"3 already there{SKIPPED}: {out}"
-    )
+    assert translate(source, out, "--to", "noto")[1].splitlines()[1] == f"3 already there{SKIPPED}: {out}"
     (out / "a.png").unlink()
-    assert (
-        translate(source, out, "--to", "noto")[1].splitlines()[1]
-        == f"1 translated, 2 already there{SKIPPED}: {out}"
-    )
+    assert translate(source, out, "--to", "noto")[1].splitlines()[1] == f"1 translated, 2 already there{SKIPPED}: {out}"
     assert translate(source, out, "--overwrite")[1].splitlines()[1] == f"3 translated: {out}"
 
 
