@@ -218,7 +218,7 @@ def _decoded(data: bytes, name: str, stack: contextlib.ExitStack) -> Image.Image
     """Open and decode an image for as long as ``stack`` is open; a PNG without its metadata if those are refused."""
     formats = [*DECODERS, *(["TGA"] if name.lower().endswith(TGA) else [])]
     try:
-        opened = Image.open(io.BytesIO(data), formats=formats)
+        opened: Image.Image = Image.open(io.BytesIO(data), formats=formats)
         needed = _bytes_to_decode(opened)
         if needed <= LARGEST_DECODED:
             stack.enter_context(opened)

@@ -267,7 +267,7 @@ def _members_of(tar: tarfile.TarFile, source: Path, folder: Path) -> Iterator[_M
     """The members of an archive; one that cannot be taken has a problem instead of its content."""
     sample, held = "", 0
     for info in tar:
-        tar.members = []  # type: ignore[assignment]  # else the headers of all members stay in memory
+        tar.members = []  # type: ignore[attr-defined]  # else the headers of all members stay in memory
         if info.isdir():
             continue
         where, name, problem, content = source / info.name, plain_name(info.name), "", b""
