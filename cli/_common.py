@@ -51,7 +51,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 def print_json(data: Any) -> None:
     """Print plain data to standard output as indented JSON."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    typer.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names that are not UTF-8, as JSON escapes
 
 
 def complain(level: str, message: object) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyclevar.cli._common import AsJson, print_json
+from cyclevar.core.runtime.files import shown
 
 if TYPE_CHECKING:
     from cyclevar.core.data.check import DataReport, PartReport
@@ -61,11 +62,11 @@ def check(
 
 
 def _lines(report: DataReport) -> Iterable[str]:
-    yield f"{report.name} {report.fingerprint}"
+    yield f"{shown(report.name)} {report.fingerprint}"
     for part in report.parts:
         yield f"{part.part}/{part.domain}: {', '.join(_facts(part))}"
         bad = sorted(part.bad.items())
-        yield from (f"  cannot be read: {name}: {reason}" for name, reason in bad[:SHOWN])
+        yield from (f"  cannot be read: {shown(name)}: {reason}" for name, reason in bad[:SHOWN])
         if len(bad) > SHOWN:
             yield f"  cannot be read: {len(bad) - SHOWN} more, which --json lists"
         yield from (f"  {what}: {_named(names)}" for what, names in part.peculiar.items())
@@ -89,4 +90,4 @@ def _facts(part: PartReport) -> Iterable[str]:
 
 def _named(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} ({', '.join(names[:SHOWN])}{more})"
+    return f"{len(names)} ({', '.join(map(shown, names[:SHOWN]))}{more})"

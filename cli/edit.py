@@ -55,10 +55,13 @@ def inpaint(
 ) -> None:
     """Redo what a mask or a box covers, as the condition says; the rest stays."""
 
+    from cyclevar.core.data.images import read_picture
+
+    marked = _mask(read_picture(source), mask, box)  # before the model is opened: a wrong mask is told at once
+
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
         from cyclevar.core.pipelines.edit_image import inpaint_picture
 
-        marked = _mask(picture, mask, box)
         return inpaint_picture(opened, picture, marked, target, compose=compose, seed=choice.seed, **choice.settings)
 
     _edit(source, out, run, condition, choice)
@@ -181,6 +184,7 @@ def _mask(picture: Image.Image, mask: Path | None, box: str | None) -> Image.Ima
     from PIL import Image, ImageDraw
 
     from cyclevar.core.data.images import read_picture
+    from cyclevar.core.pipelines.edit_image import require_mask
 
     if (mask is None) == (box is None):
         raise ConfigError(
@@ -188,7 +192,9 @@ def _mask(picture: Image.Image, mask: Path | None, box: str | None) -> Image.Ima
             expected="one of --mask and --box",
         )
     if mask is not None:
-        return read_picture(mask)
+        drawn = read_picture(mask, background="black").convert("L")  # white on transparent is a mask too
+        require_mask(picture, drawn)
+        return drawn
     try:
         left, top, right, bottom = (int(part) for part in str(box).split(","))
     except ValueError as error:

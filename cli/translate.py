@@ -66,6 +66,18 @@ def command(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts, keep a manifest of it in OUT.")
     ] = None,
+    quality: Annotated[
+        int | None, typer.Option("--quality", help="Of JPEG, WebP and AVIF, 1 to 100.  [default: 95]", min=1, max=100)
+    ] = None,
+    metadata: Annotated[
+        bool, typer.Option("--metadata/--no-metadata", help="Keep caption, author, copyright and dates of EXIF data.")
+    ] = True,
+    alpha: Annotated[
+        bool, typer.Option("--alpha/--no-alpha", help="Keep transparency; else it is laid on white.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--embed-profile", help="Embed the sRGB profile; results are in sRGB anyway.")
+    ] = False,
     per_archive: Annotated[
         int, typer.Option("--per-archive", help="Pictures in a .tar, where --format is wds.")
     ] = 1000,
@@ -84,22 +96,30 @@ def command(
 ) -> None:
     """Translate a picture or a folder of pictures.
 
-    Names and sub-folders are kept, and so is the size. What is translated already is skipped. Pictures that cannot be
-    read are named at the end, and the exit code is then 1. Many pictures are shared among jobs by --shard.
+    Names and sub-folders are kept, and so is the size. A single file is always written. In a folder, results of the
+    same model and settings are skipped. Pictures that cannot be read are named at the end, and the exit code is then 1.
+    Many pictures are shared among jobs by --shard.
     """
     folder = find_checkpoint(model, checkpoint)  # before torch is imported: a wrong name is answered at once
 
     from rich.console import Console
     from rich.progress import track
 
+    from cyclevar.core.data.image_formats import describe_unread, unread_hint
+    from cyclevar.core.data.images import Writing
+    from cyclevar.core.data.sources import FolderSource
     from cyclevar.core.pipelines.sharding import plan_translation
+    from cyclevar.core.runtime.files import shown
     from cyclevar.core.runtime.memory import explained
 
     plan = plan_translation(source, out, kind=kind, per_archive=per_archive, shard=shard)
     parts = named_parts(visibility=visibility, cache_policy=cache_policy, callbacks=callbacks, decoder=decoder)
     translator = open_translator(folder, device, mode, temperature, fusion, overrides, parts).for_inference(int8=int8)
     target = translator.default_target if to is None else to
-    outcomes = plan.translate(translator, folder, target, batch_size=batch, size=size, overwrite=overwrite)
+    writing = Writing(quality, metadata, alpha, profile)
+    outcomes = plan.translate(
+        translator, folder, target, batch_size=batch, size=size, overwrite=overwrite, writing=writing
+    )
     typer.echo(f"{model} translates to {target}: {describe(translator)}")
     console = Console(stderr=True)
     quiet = not console.is_terminal
@@ -116,8 +136,12 @@ def command(
                 counts[outcome.status] += 1
                 if outcome.problem:
                     problems.append(outcome.problem)
-        statuses = ("translated", "already there", "failed")
-        typer.echo(", ".join(f"{counts[status]} {status}" for status in statuses if counts[status]) + f": {out}")
+        skipped = " (skipped; --overwrite makes them again)"
+        statuses = {"translated": "", "already there": skipped, "failed": ""}
+        told = [f"{counts[status]} {status}{more}" for status, more in statuses.items() if counts[status]]
+        typer.echo(f"{', '.join(told) or 'no images to translate'}: {shown(out)}")
+        if unread := FolderSource(source).unread() if source.is_dir() else []:
+            complain("warning", f"not read: {describe_unread(unread)}: {unread_hint(unread)}")
     finally:
         for problem in problems:
             complain("error", problem)

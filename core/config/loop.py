@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -45,6 +45,10 @@ class DataConfig(Settings):
     """Train on the skin-tone variants of the built-in set too."""
     most_bad: Share = 0.1
     """Share of a domain's pictures that may be unreadable and left out; with more, the training stops."""
+    validation_share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Share of each domain's training images that is held out for validation, if the data have no validation part."""
+    validation_min: Annotated[int, Field(ge=2)] = 8
+    """Images of each domain that are held out at least; a domain needs twice as many."""
 
 
 class OptimizerConfig(Settings):

@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cyclevar.core.config.loop import DataConfig
+from cyclevar.core.data.image_formats import describe_unread, suffixes_of, unread_hint
 from cyclevar.core.data.images import PictureFacts, describe_picture
-from cyclevar.core.data.sources import PictureList, UnpairedDataset
+from cyclevar.core.data.sources import FolderSource, HoldOut, PictureList, UnpairedDataset
 from cyclevar.core.errors import PictureError
+from cyclevar.core.runtime.files import shown
 
 NEAR_BITS = 5
 """Of 64, in which the perceptual hashes of near duplicates may differ."""
@@ -35,10 +37,8 @@ NEAR_COLOUR = 8.0
 SMALL, LARGE = 32, 50_000_000
 """A picture with a shorter side, in pixels, and one with more pixels, are pointed out."""
 
-LEAST = 40
-"""Pictures of each domain that a training needs, since some are held out."""
-
-_ENDINGS = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
+FEW = 200
+"""Images of a domain below which docs/small_data.md is worth reading."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,16 @@ def check_dataset(
             parts.append(_report(part, domain, pictures, found))
             seen |= {f"{part}/{domain}/{one.name}": one for one in found if isinstance(one, Seen)}
     duplicates = find_duplicates(seen)
-    return DataReport(dataset.name, dataset.fingerprint(), parts, duplicates, *_judge(parts, duplicates))
+    problems, remarks = _judge(parts, duplicates)
+    return DataReport(dataset.name, dataset.fingerprint(), parts, duplicates, problems, [*_unread(dataset), *remarks])
+
+
+def _unread(dataset: UnpairedDataset) -> Iterator[str]:
+    """A remark per folder on the files that show something and are not read."""
+    lists = [images for part in (dataset.train, dataset.validation, dataset.test) for images in part or ()]
+    for source in dict.fromkeys(images.source for images in lists if isinstance(images.source, FolderSource)):
+        if names := source.unread():
+            yield f"{describe_unread(names)} in {shown(source.root)} are not read: {unread_hint(names)}"
 
 
 def _ahead(
@@ -178,7 +187,7 @@ def _median(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def _peculiarities(one: Seen) -> Iterator[str]:
     facts = one.facts
     ending = PurePosixPath(one.name.lower()).suffix
-    if ending and ending not in _ENDINGS.get(facts.kind, (f".{facts.kind.lower()}",)):
+    if ending and ending not in suffixes_of(facts.kind):
         yield "wrong ending"
     if facts.turned:
         yield "turned by EXIF"
@@ -188,6 +197,12 @@ def _peculiarities(one: Seen) -> Iterator[str]:
         yield "transparent"
     if facts.deep:
         yield "more than 8 bits"
+    if facts.span:
+        yield f"range {facts.span.split(',')[0]} read as black to white"
+    if facts.not_finite:
+        yield "with samples that are infinite or not a number"
+    if facts.profile:
+        yield f"colour profile {facts.profile}, converted to sRGB"
     if facts.mode == "CMYK":
         yield "CMYK"
     if min(facts.size) < SMALL:
@@ -260,7 +275,8 @@ def near_pairs(hashes: NDArray[np.uint64], bits: int = NEAR_BITS) -> Iterator[tu
 
 def _judge(parts: Sequence[PartReport], duplicates: Sequence[Duplicates]) -> tuple[list[str], list[str]]:
     problems, remarks = list[str](), list[str]()
-    most = DataConfig().most_bad
+    most, needed = DataConfig().most_bad, HoldOut().needed
+    validates = any(one.part == "validation" for one in parts)
     for one in parts:
         where, bad = f"{one.part}/{one.domain}", len(one.bad)
         if bad:
@@ -270,8 +286,13 @@ def _judge(parts: Sequence[PartReport], duplicates: Sequence[Duplicates]) -> tup
                 + (f"more than data.most_bad ({most:.0%}): a training would stop" if stops else "and would be left out")
                 + ": replace or remove them"
             )
-        if one.part == "train" and one.pictures - bad < LEAST and not any(p.part == "validation" for p in parts):
-            problems.append(f"{where} has {one.pictures - bad} pictures; a training needs {LEAST}, some to be held out")
+        if one.part == "train" and one.pictures - bad < needed and not validates:
+            problems.append(
+                f"{where} has {one.pictures - bad} images; a training needs {needed}, of which {HoldOut().least} are "
+                "held out: add some, or hold out fewer by data.validation_min (docs/small_data.md)"
+            )
+        elif one.part == "train" and one.pictures - bad < FEW:
+            remarks.append(f"{where} has {one.pictures - bad} images, which is few: see docs/small_data.md")
     for kind, list_of in (("exact", problems), ("near", remarks)):
         for across, consequence in (
             ("domains", "are in both domains, where they teach that nothing need be changed: remove one"),

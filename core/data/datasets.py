@@ -8,20 +8,23 @@
   ``fixed_prompt_a.txt fixed_prompt_b.txt``;
 - one folder that holds exactly two sub-folders of pictures; or two folders.
 
-Pictures may lie in nested folders; hidden files and folders are passed over. Where there is no validation part,
-``min(64, 5 %)`` of each domain's training pictures, drawn by a hash of their names, are held out for it; with fewer
-than 20 pictures in a domain there is none.
+Pictures may lie in nested folders; hidden files and folders are passed over. Where there is no validation part, some of
+each domain's training pictures, drawn by a hash of their names, are held out for it (`HoldOut`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from pathlib import Path
 
-from cyclevar.core.data.images import PICTURE_SUFFIXES
-from cyclevar.core.data.sources import FolderSource, Part, PictureList, UnpairedDataset
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES, describe_unread, unread_hint
+from cyclevar.core.data.sources import FolderSource, HoldOut, Part, PictureList, UnpairedDataset
 from cyclevar.core.errors import ConfigError, DataError, PluginError
 from cyclevar.core.extension.manager import Manager, get_manager
+
+_log = logging.getLogger(__name__)
 
 _LAYOUTS = (
     "trainA + trainB [+ testA + testB, valA + valB], "
@@ -33,7 +36,11 @@ _PART_NAMES = {"train", "test", "val", "valid", "validation"}
 
 
 def open_dataset(
-    spec: str | Path | None = None, *, other: str | Path | None = None, skin_tones: bool = False
+    spec: str | Path | None = None,
+    *,
+    other: str | Path | None = None,
+    skin_tones: bool = False,
+    hold_out: HoldOut | None = None,
 ) -> UnpairedDataset:
     """Open the built-in emoji (``None`` or ``"emoji"``), a plugin's data set, a folder in one of the layouts, or two.
 
@@ -41,6 +48,7 @@ def open_dataset(
         spec: which data.
         other: the folder of domain B, if ``spec`` is the folder of domain A alone.
         skin_tones: add the skin-tone variants of the built-in emoji to its training part; other data have none.
+        hold_out: how many images to hold out, where folders have no validation part.
 
     Raises:
         DataError: a folder is missing, empty, or in no accepted layout.
@@ -59,14 +67,14 @@ def open_dataset(
     manager = get_manager()
     if str(spec) in manager.registry.names("dataset"):
         return _registered(manager, str(spec), other)
-    root = _folder(Path(spec))
+    root, hold_out = _folder(Path(spec)), hold_out or HoldOut()
     if other is not None:
         second = _folder(Path(other))
-        return _two_folders(f"{root.name}-{second.name}", root, second)
+        return _two_folders(f"{root.name}-{second.name}", root, second, hold_out)
     for joint in ("", "_"):
         if any((root / f"train{joint}{domain}").is_dir() for domain in "AB"):
-            return _parted(root, joint)
-    return _two_folders(root.name, *_two_subfolders(root))
+            return _parted(root, joint, hold_out)
+    return _two_folders(root.name, *_two_subfolders(root), hold_out)
 
 
 def _registered(manager: Manager, name: str, other: str | Path | None) -> UnpairedDataset:
@@ -93,18 +101,24 @@ def _folder(path: Path) -> Path:
 
 def _pictures(folder: Path) -> PictureList:
     source = FolderSource(folder)
-    names = source.names()
+    names, unread = source.names(), source.unread()
     if not names:
-        raise DataError(f"no pictures in {folder}", expected=f"files ending in {_KINDS}, nested folders allowed")
+        found = f", but {describe_unread(unread)}" if unread else ""
+        hint = unread_hint(unread) if unread else ""
+        raise DataError(
+            f"no pictures in {folder}{found}", expected=f"files ending in {_KINDS}, nested folders allowed", hint=hint
+        )
+    if unread:
+        _log.warning("%s in %s are not read: %s", describe_unread(unread), folder, unread_hint(unread))
     return PictureList(source, names)
 
 
-def _parted(root: Path, joint: str) -> UnpairedDataset:
+def _parted(root: Path, joint: str, hold_out: HoldOut) -> UnpairedDataset:
     """The layouts of CycleGAN (``joint`` "") and CycleGAN-Turbo ("_")."""
     train, validation, test = (_part(root, f"{stem}{joint}") for stem in ("train", "val", "test"))
     assert train is not None
     if validation is None:
-        train, validation = _hold_out(train)
+        train, validation = _hold_out(train, hold_out)
     return UnpairedDataset(root.name, ("A", "B"), train, validation, test, prompts=_prompts(root))
 
 
@@ -121,11 +135,15 @@ def _prompts(root: Path) -> tuple[str, str] | None:
     if not a.exists() and not b.exists():
         return None
     try:
-        return a.read_text("utf-8-sig").strip(), b.read_text("utf-8-sig").strip()
+        texts = a.read_text("utf-8-sig").strip(), b.read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the prompts of {root}: {error}", expected=f"{a.name} and {b.name} in UTF-8"
         ) from None
+    for file, text in zip((a, b), texts, strict=True):
+        if len(text.splitlines()) != 1:
+            raise DataError(f"{file} holds {len(text.splitlines())} lines of text", expected="one line, the prompt")
+    return texts
 
 
 def _two_subfolders(root: Path) -> tuple[Path, Path]:
@@ -145,8 +163,8 @@ def _two_subfolders(root: Path) -> tuple[Path, Path]:
     )
 
 
-def _two_folders(name: str, a: Path, b: Path) -> UnpairedDataset:
-    train, validation = _hold_out((_pictures(a), _pictures(b)))
+def _two_folders(name: str, a: Path, b: Path, hold_out: HoldOut) -> UnpairedDataset:
+    train, validation = _hold_out((_pictures(a), _pictures(b)), hold_out)
     return UnpairedDataset(name, _domain_names(a, b), train, validation)
 
 
@@ -158,9 +176,9 @@ def _domain_names(a: Path, b: Path) -> tuple[str, str]:
     raise DataError(f"{a} was given for both domains", expected="two different folders")
 
 
-def _hold_out(part: Part) -> tuple[Part, Part | None]:
-    """Take the validation pictures out of the training pictures, as the module's docstring says."""
-    counts = [min(64, len(pictures) // 20) for pictures in part]
+def _hold_out(part: Part, hold_out: HoldOut) -> tuple[Part, Part | None]:
+    """Take the validation pictures out of the training pictures."""
+    counts = [hold_out.count(len(pictures)) for pictures in part]
     if 0 in counts:
         return part, None
     pairs = [_take(pictures, count) for pictures, count in zip(part, counts, strict=True)]
@@ -168,7 +186,7 @@ def _hold_out(part: Part) -> tuple[Part, Part | None]:
 
 
 def _take(pictures: PictureList, count: int) -> tuple[PictureList, PictureList]:
-    drawn = sorted(pictures.names, key=lambda name: hashlib.sha256(f"validation:{name}".encode()).digest())
+    drawn = sorted(pictures.names, key=lambda name: hashlib.sha256(os.fsencode(f"validation:{name}")).digest())
     held = set(drawn[:count])
     rest = [name for name in pictures.names if name not in held]
     return PictureList(pictures.source, rest), PictureList(pictures.source, drawn[:count])

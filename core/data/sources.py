@@ -6,16 +6,21 @@ import hashlib
 import logging
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from cyclevar.core.data.images import PICTURE_SUFFIXES, read_file, read_picture
-from cyclevar.core.errors import PictureError
+from cyclevar.core.data.fingerprints import UNREADABLE, digests
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES, UNREAD_SUFFIXES
+from cyclevar.core.data.images import read_file, read_picture
+from cyclevar.core.errors import DataError, PictureError
 
 _log = logging.getLogger(__name__)
+
+_COPIES = ("@eaDir", "__MACOSX")  # thumbnails and resource forks that a NAS and macOS leave among images
 
 
 class PictureSource(Protocol):
@@ -31,6 +36,26 @@ class PictureSource(Protocol):
         """The length of the file."""
 
 
+class HoldOut(NamedTuple):
+    """How many images of a domain are held out for validation: ``share`` of them, at least ``least``, at most 64.
+
+    None if that were more than half of them.
+    """
+
+    share: float = 0.05
+    least: int = 8
+
+    def count(self, images: int) -> int:
+        """Return how many of ``images`` are held out."""
+        count = max(self.least, min(64, round(images * self.share)))
+        return count if 2 * count <= images else 0
+
+    @property
+    def needed(self) -> int:
+        """The images that a domain needs at least for some to be held out."""
+        return 2 * self.least
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """Pictures in a folder, named by their path relative to it, with forward slashes."""
@@ -39,14 +64,21 @@ class FolderSource:
 
     def names(self) -> list[str]:
         """Every picture at any depth, sorted. A sub-folder that may not be entered is logged."""
+        return self._ending_in(PICTURE_SUFFIXES)
+
+    def unread(self) -> list[str]:
+        """Files at any depth that show something and are not read here, sorted."""
+        return self._ending_in(UNREAD_SUFFIXES)
+
+    def _ending_in(self, suffixes: tuple[str, ...]) -> list[str]:
         found = list[str]()
         for folder, inside, files in os.walk(self.root, onerror=_pass_over):
-            inside[:] = [name for name in inside if not name.startswith(".")]
+            inside[:] = [name for name in inside if not name.startswith(".") and name not in _COPIES]
             below = Path(folder).relative_to(self.root)
             found += [
                 (below / name).as_posix()
                 for name in files
-                if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+                if name.lower().endswith(suffixes) and not name.startswith(".")
             ]
         return sorted(found)
 
@@ -55,6 +87,10 @@ class FolderSource:
 
     def content(self, name: str) -> bytes:
         return read_file(self.root / name)
+
+    def digests(self, names: Sequence[str]) -> list[str]:
+        """What tells the content of each file (`cyclevar.core.data.fingerprints`)."""
+        return digests(self.root, names)
 
     def bytes_of(self, name: str) -> int:
         try:
@@ -137,10 +173,45 @@ class UnpairedDataset:
     prompts: tuple[str, str] | None = None
 
     def fingerprint(self) -> str:
-        """16 hex digits over the names and file sizes of every part; other data, other fingerprint."""
+        """16 hex digits over the prompts, and the names and contents of every part; other data, other fingerprint."""
         digest = hashlib.sha256()
+        if self.prompts is not None:
+            digest.update("\0".join(("[prompts]", *self.prompts, "")).encode())
         for title, part in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             for domain, pictures in zip(self.domains, part or (), strict=False):
-                digest.update(f"[{title} {domain}]\n".encode())
-                digest.update("".join(f"{n}\t{pictures.source.bytes_of(n)}\n" for n in pictures.names).encode())
+                digest.update(os.fsencode(f"[{title} {domain}]\n"))
+                lines = zip(pictures.names, _digests(pictures.source, pictures.names), strict=True)
+                digest.update(os.fsencode("".join(f"{name}\t{content}\n" for name, content in lines)))
         return digest.hexdigest()[:16]
+
+    def counts(self) -> str:
+        """How many images there are to train on and to validate with, in words."""
+        parts = ["no validation part"]
+        if self.validation is not None:
+            parts = [f"{len(images)} of {name}" for name, images in zip(self.domains, self.validation, strict=True)]
+        train = [f"{len(images)} of {name}" for name, images in zip(self.domains, self.train, strict=True)]
+        return f"{' and '.join(train)} to train on, {' and '.join(parts)} to validate with"
+
+
+def require_enough(dataset: UnpairedDataset, hold_out: HoldOut) -> None:
+    """Raise `DataError` for a data set without a validation part, or one of fewer than 2 images of a domain."""
+    sizes = [len(images) for images in dataset.validation or ()]
+    if min(sizes, default=0) < 2:
+        raise DataError(
+            f"{dataset.name} has too few images: {dataset.counts()}",
+            expected=f"{hold_out.needed} or more of each domain, of which {hold_out.least} are held out for validation",
+            hint="add images, or hold out fewer by --set data.validation_min=2 (docs/small_data.md)",
+        )
+
+
+def _digests(source: PictureSource, names: Sequence[str]) -> list[str]:
+    """What tells the content of each file of a source."""
+    if isinstance(source, FolderSource):
+        return source.digests(names)
+    found = list[str]()
+    for name in names:
+        try:
+            found.append(hashlib.sha256(source.content(name)).hexdigest()[:32])
+        except (OSError, ValueError):
+            found.append(UNREADABLE)
+    return found

@@ -98,7 +98,7 @@ class Backbone(nn.Module, ABC):
     capabilities: frozenset[str] = frozenset()
     """What run-time parts can rely on beyond this interface: ``cache_policy`` (its attention calls `KeyValueCache.plan`
     and `KeyValueCache.settle`), ``taps`` (its transformer blocks are the children of ``blocks``), ``prefix`` and
-    ``cross_attention`` (it reads `Condition.prefix`, `Condition.tokens`)."""
+    ``cross_attention`` (it reads `Condition.prefix`, `Condition.tokens`), ``text`` (targets are prompts)."""
     attention_backend: str = "auto"
     """Which kernel `cyclevar.core.attention.kernels` uses."""
     gradient_checkpointing: bool = False

@@ -128,7 +128,11 @@ class Model(StoredModel, TokenModel):
         self.remember(targets)
         new = []
         for target in targets:
+            # A folder may be called 2023: a text names a domain, only a number is a class id.
+            named = isinstance(target, str) and target.isdecimal()
             try:
+                if named and target not in self.backbone.names:
+                    raise UnknownNameError("domain", str(target), self.backbone.names)
                 self.condition([target])
             except UnknownNameError:
                 self.backbone.add_domain(str(target))

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cyclevar.core.data.fitting import Fitted, fit, unfit
+from cyclevar.core.data.images import flattened
 from cyclevar.core.data.transforms import from_array
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.models.model import Model
@@ -22,6 +23,22 @@ from cyclevar.core.next_scale.editing import inpaint, refine
 from cyclevar.core.next_scale.generation import schedule_for
 from cyclevar.core.pipelines.translator import Target
 from cyclevar.core.schedule import ScaleSchedule
+
+
+def require_mask(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """Return a mask as mode L, 255 where it is white and not transparent, else 0.
+
+    Raises `ConfigError` for a mask of another size than the picture, or one without white.
+    """
+    if mask.size != picture.size:
+        raise ConfigError(
+            f"the mask is {mask.width}x{mask.height} and the picture {picture.width}x{picture.height} (width x height)",
+            expected="a mask of the picture's size",
+        )
+    redo = flattened(mask, "black").convert("L").point(lambda level: 255 * (level >= 128))
+    if redo.getbbox() is None:
+        raise ConfigError("the mask has no white, so that nothing is to be redone", expected="white where to redo")
+    return redo
 
 
 def inpaint_picture(
@@ -37,14 +54,7 @@ def inpaint_picture(
 
     Raises `ConfigError` for a mask of another size, or one without white.
     """
-    if mask.size != picture.size:
-        raise ConfigError(
-            f"the mask is {mask.width}x{mask.height} and the picture {picture.width}x{picture.height} (width x height)",
-            expected="a mask of the picture's size",
-        )
-    redo = mask.convert("L").point(lambda level: 255 * (level >= 128))
-    if redo.getbbox() is None:
-        raise ConfigError("the mask has no white, so that nothing is to be redone", expected="white where to redo")
+    redo = require_mask(picture, mask)
     schedule, fitted = _place(model, picture)
     marked = _place(model, redo.convert("RGB"))[1].pixels[..., 0] >= 32  # where scaling has left any white
     output = inpaint(

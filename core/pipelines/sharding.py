@@ -9,19 +9,25 @@ manifest beside the outputs::
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from cyclevar.core.errors import CheckpointError, ConfigError
+from cyclevar.core.data.images import PLAIN, Writing
+from cyclevar.core.errors import ConfigError
+from cyclevar.core.pipelines.output_record import OutputRecord
 from cyclevar.core.pipelines.translate_files import Job, Outcome, plan_jobs, require_folder, translate_files
 from cyclevar.core.pipelines.translator import Target, Translator
 from cyclevar.core.pipelines.webdataset import PER_ARCHIVE, ArchiveJob, is_archive, plan_archives, translate_archives
-from cyclevar.core.runtime.files import save_text
+from cyclevar.core.runtime.files import save_text, unsaved
+from cyclevar.core.runtime.locks import locked
 from cyclevar.core.weights.shipped import SETTINGS, WEIGHTS
 
 Item = TypeVar("Item")
@@ -81,17 +87,30 @@ class Plan:
         batch_size: int = 8,
         size: int | None = None,
         overwrite: bool = False,
+        writing: Writing = PLAIN,
     ) -> Iterator[Outcome]:
         """Do it, with the translator that was opened from ``folder``, and yield what became of each output.
 
-        Raises what `translate_files`, `translate_archives` and `Manifest` raise.
+        Raises what `translate_files`, `translate_archives` and `Manifest` raise, and `ConfigError` if another process
+        does this shard.
         """
-        if self.archives is None:
-            outcomes = translate_files(
-                translator, self.files, target, batch_size=batch_size, size=size, overwrite=overwrite
+        asked = {"target": target, "size": size, "format": self.kind, "writing": dataclasses.asdict(writing)}
+        facts = {**describe_translator(folder, translator), **asked, **self.facts}
+        single = all(job.always for job in (self.files if self.archives is None else self.archives))
+        record = None if self.recorded or single else OutputRecord(self.out, facts)
+        outcomes = (
+            translate_files(
+                translator,
+                self.files,
+                target,
+                batch_size=batch_size,
+                size=size,
+                overwrite=overwrite,
+                writing=writing,
+                record=record,
             )
-        else:
-            outcomes = translate_archives(
+            if self.archives is None
+            else translate_archives(
                 translator,
                 self.archives,
                 target,
@@ -99,13 +118,28 @@ class Plan:
                 size=size,
                 kind=self.kind,
                 overwrite=overwrite,
+                writing=writing,
+                record=record,
             )
+        )
         if not self.recorded:
             return outcomes
-        asked = {"target": target, "size": size, "format": self.kind}
-        manifest = Manifest(self.out, self.shard)
-        manifest.begin({**describe_translator(folder, translator), **asked, **self.facts}, afresh=overwrite)
-        return manifest.keep(outcomes)
+        return self._keep(outcomes, facts, afresh=overwrite)
+
+    def _keep(self, outcomes: Iterator[Outcome], facts: Facts, *, afresh: bool) -> Iterator[Outcome]:
+        """Lock the shard, begin its manifest at once, and note each outcome."""
+        stack, manifest = contextlib.ExitStack(), Manifest(self.out, self.shard)
+        hint = "wait for it, or start another shard; a process that was killed holds nothing"
+        stack.enter_context(locked(manifest.lock, f"makes shard {self.shard.number}/{self.shard.jobs}", hint))
+        with stack:
+            manifest.begin(facts, afresh=afresh)
+            held = stack.pop_all()
+
+        def keep() -> Iterator[Outcome]:
+            with held:
+                yield from manifest.keep(outcomes)
+
+        return keep()
 
 
 def plan_translation(
@@ -123,7 +157,7 @@ def plan_translation(
     archives = plan_archives(source, out, kind=kind, per_archive=per_archive)
     files = plan_jobs(source, out, kind=kind) if archives is None else []
     packed = [one.output.as_posix() for job in archives or () if not isinstance(job.source, Path) for one in job.source]
-    names = hashlib.sha256("\n".join(packed).encode()).hexdigest()
+    names = hashlib.sha256(os.fsencode("\n".join(packed))).hexdigest()
     return Plan(
         out,
         part,
@@ -149,6 +183,7 @@ class Manifest:
 
     def __init__(self, out: Path, shard: Shard) -> None:
         self.out, self.path = out, out / f"manifest-{shard.number}-of-{shard.jobs}.jsonl"
+        self.lock = out / f".{self.path.stem}.lock"
 
     def begin(self, facts: Facts, *, afresh: bool) -> None:
         """Write what makes the outputs, or see that it is what made those that are there.
@@ -185,10 +220,7 @@ class Manifest:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line | ({"problem": outcome.problem} if outcome.problem else {})) + "\n")
         except OSError as error:
-            raise CheckpointError(
-                f"{self.path} cannot be written ({error})",
-                hint="free some disk space and start the job again: it goes on where it stopped",
-            ) from error
+            raise unsaved(self.path, error) from error
 
 
 def _first(path: Path) -> dict[str, Any] | None:

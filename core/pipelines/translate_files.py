@@ -7,17 +7,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cyclevar.core.data.fitting import Fitted, fit, unfit
-from cyclevar.core.data.images import FORMATS, PICTURE_SUFFIXES, read_picture, save_picture, written_suffix
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES, describe_unread, unread_hint
+from cyclevar.core.data.images import (
+    FORMATS,
+    PLAIN,
+    Extras,
+    Writing,
+    read_with_extras,
+    save_picture,
+    written_suffix,
+)
 from cyclevar.core.data.sources import FolderSource
 from cyclevar.core.data.transforms import from_array
-from cyclevar.core.errors import ConfigError, DataError, PictureError
+from cyclevar.core.errors import CheckpointError, ConfigError, DataError, PictureError
+from cyclevar.core.pipelines.output_record import OutputRecord, is_newer
 from cyclevar.core.pipelines.translator import Target, Translator
+from cyclevar.core.runtime.files import concerns_one_file, remove_abandoned
 
 LARGEST = 16384
 """The longest side that can be asked for, in pixels."""
@@ -25,10 +36,11 @@ LARGEST = 16384
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to translate and where to put it."""
+    """A picture to translate and where to put it; ``always``: whatever is there already."""
 
     source: Path
     output: Path
+    always: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,16 +81,18 @@ def plan_jobs(source: str | Path, out: str | Path, *, kind: str | None = None) -
         output = out
     if output.resolve() == source.resolve():
         raise ConfigError(f"the translation would overwrite {source}", hint="choose another file or folder")
-    return [Job(source, output)]
+    return [Job(source, output, always=output == out)]
 
 
 def _jobs_of_tree(source: Path, out: Path, suffix: str | None) -> list[Job]:
     require_folder(out)
     names = [Path(name) for name in FolderSource(source).names() if not (source / name).is_dir()]
     if not names:
+        unread = FolderSource(source).unread()
         raise DataError(
-            f"no pictures in {source}",
+            f"no pictures in {source}" + (f", but {describe_unread(unread)}" if unread else ""),
             expected="files ending in " + ", ".join(PICTURE_SUFFIXES) + ", nested folders allowed",
+            hint=unread_hint(unread) if unread else "",
         )
     root, below = source.resolve(), out.resolve()
     taken, jobs = set[Path](), list[Job]()
@@ -122,10 +136,13 @@ def translate_files(
     size: int | None = None,
     overwrite: bool = False,
     workers: int = 4,
+    writing: Writing = PLAIN,
+    record: OutputRecord | None = None,
 ) -> Iterator[Outcome]:
     """Translate pictures to ``target``, a batch at a time, and yield what became of each (the skipped ones come early).
 
-    A job is skipped where its output is newer than its source, unless ``overwrite``. The result has the size of its
+    A job is skipped where its output is newer than its source, or is what ``record`` says that this translation makes,
+    unless ``overwrite`` or the job is to be done always. The result has the size of its
     source, or ``size`` pixels along its longer side. It is whole or absent: nothing half written is left behind. A
     picture that cannot be read or written in its format has failed and the others go on. ``workers`` threads read and
     write; memory holds one batch at the model's size and as many whole pictures as there are workers.
@@ -138,18 +155,22 @@ def translate_files(
     check_request(translator, target, batch_size, size)
 
     def translate() -> Iterator[Outcome]:
-        todo = list[Job]()
+        todo, folders = list[Job](), set[Path]()
         with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
+            work = _Work(translator, target, size, writing, record, pool)
             for job in jobs:
-                if not overwrite and _is_done(job):
+                if job.output.parent not in folders:
+                    folders.add(job.output.parent)
+                    remove_abandoned(job.output.parent)
+                if not (overwrite or job.always) and _is_done(job, record):
                     yield Outcome(job, "already there")
                     continue
                 todo.append(job)
                 if len(todo) == batch_size:
-                    yield from _translate_batch(translator, todo, target, size, pool)
+                    yield from _translate_batch(work, todo)
                     todo = []
             if todo:
-                yield from _translate_batch(translator, todo, target, size, pool)
+                yield from _translate_batch(work, todo)
 
     return translate()
 
@@ -163,21 +184,38 @@ def check_request(translator: Translator, target: Target, batch_size: int, size:
     translator.condition(target, 1)
 
 
-def _is_done(job: Job) -> bool:
-    return job.output.is_file() and job.output.stat().st_mtime >= job.source.stat().st_mtime
+def _is_done(job: Job, record: OutputRecord | None) -> bool:
+    return is_newer(job.output, [job.source]) if record is None else record.is_done(job.output, [job.source])
 
 
-def _translate_batch(
-    translator: Translator, jobs: Sequence[Job], target: Target, size: int | None, pool: ThreadPoolExecutor
-) -> Iterator[Outcome]:
-    found = list(pool.map(functools.partial(_load, canvas=translator.model.image_size), jobs))
-    fitted = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, Fitted)}
+class _Work(NamedTuple):
+    """How to translate."""
+
+    translator: Translator
+    target: Target
+    size: int | None
+    writing: Writing
+    record: OutputRecord | None
+    pool: ThreadPoolExecutor
+
+
+class _Loaded(NamedTuple):
+    fitted: Fitted
+    extras: Extras
+
+
+def _translate_batch(work: _Work, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    load = functools.partial(_load, canvas=work.translator.model.image_size, writing=work.writing)
+    found = list(work.pool.map(load, jobs))
+    loaded = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, _Loaded)}
     problems = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, str)}
-    if fitted:
-        outputs = translate_fitted(translator, list(fitted.values()), target)
-        saved = pool.map(functools.partial(_save, size=size), fitted, fitted.values(), outputs)
-        problems |= zip(fitted, saved, strict=True)
+    if loaded:
+        outputs = translate_fitted(work.translator, [one.fitted for one in loaded.values()], work.target)
+        save = functools.partial(_save, size=work.size, writing=work.writing)
+        problems |= zip(loaded, work.pool.map(save, loaded, loaded.values(), outputs), strict=True)
     for job in jobs:
+        if work.record is not None and not problems[job] and not job.always:
+            work.record.note(job.output, [job.source])
         yield Outcome(job, "failed" if problems[job] else "translated", problems[job])
 
 
@@ -195,18 +233,23 @@ def translate_fitted(translator: Translator, pictures: Sequence[Fitted], target:
         ) from error
 
 
-def _load(job: Job, canvas: tuple[int, int]) -> Fitted | str:
+def _load(job: Job, canvas: tuple[int, int], writing: Writing) -> _Loaded | str:
     """The picture on the model's canvas, or why it cannot be read."""
     try:
-        return fit(read_picture(job.source), canvas)
+        picture, extras = read_with_extras(job.source, writing)
+        return _Loaded(fit(picture, canvas), extras)
     except PictureError as error:
         return error.problem
 
 
-def _save(job: Job, fitted: Fitted, output: Tensor, size: int | None) -> str:
-    """Write a translation; returns why its format cannot hold it, or nothing."""
+def _save(job: Job, loaded: _Loaded, output: Tensor, size: int | None, writing: Writing) -> str:
+    """Write a translation; returns why this one cannot be written, or nothing."""
     try:
-        save_picture(unfit(output, fitted, size), job.output)
+        save_picture(unfit(output, loaded.fitted, size), job.output, writing, loaded.extras)
     except PictureError as error:
+        return error.problem
+    except CheckpointError as error:
+        if not concerns_one_file(error):
+            raise
         return error.problem
     return ""

@@ -23,16 +23,20 @@ from typing import NamedTuple
 from PIL import Image
 
 from cyclevar.core.data.fitting import Fitted, fit, unfit
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES
 from cyclevar.core.data.images import (
-    LARGEST_FILE,
-    PICTURE_SUFFIXES,
+    PLAIN,
+    Extras,
+    Writing,
     encode_picture,
     read_file,
-    read_picture,
+    read_with_extras,
     written_suffix,
 )
 from cyclevar.core.data.sources import FolderSource
-from cyclevar.core.errors import ConfigError, DataError, PictureError
+from cyclevar.core.errors import CheckpointError, ConfigError, DataError, PictureError
+from cyclevar.core.pipelines.output_record import OutputRecord, is_newer
+from cyclevar.core.pipelines.tar_reading import LARGEST_MEMBER, open_tar, plain_name, read_member
 from cyclevar.core.pipelines.translate_files import (
     Job,
     Outcome,
@@ -43,13 +47,16 @@ from cyclevar.core.pipelines.translate_files import (
     translate_fitted,
 )
 from cyclevar.core.pipelines.translator import Target, Translator
-from cyclevar.core.runtime.files import inside, write_atomically
+from cyclevar.core.runtime.files import concerns_one_file, inside, remove_abandoned, shown, write_atomically
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 """What names of archives end in."""
 
 KIND = "wds"
 """What is asked for instead of a picture format where archives are to be made of files."""
+
+HELD = 2**28
+"""Bytes of samples after which they are written, however few pictures they have."""
 
 PER_ARCHIVE = 1000
 """Pictures in an archive made of files."""
@@ -61,6 +68,12 @@ class ArchiveJob:
 
     source: Path | tuple[Job, ...]
     output: Path
+    always: bool = False
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that it is made of."""
+        return [self.source] if isinstance(self.source, Path) else [one.source for one in self.source]
 
 
 def is_archive(path: Path) -> bool:
@@ -97,7 +110,8 @@ def plan_archives(
     if archives:
         if source.is_dir() and FolderSource(source).names():
             raise ConfigError(f"{source} holds both archives and pictures", expected="one or the other")
-        jobs = [ArchiveJob(path, out if is_archive(out) and not out.is_dir() else out / path.name) for path in archives]
+        named = is_archive(out) and not out.is_dir()
+        jobs = [ArchiveJob(path, out if named else out / path.name, always=named) for path in archives]
         if any(path.resolve() == job.output.resolve() for path, job in zip(archives, jobs, strict=True)):
             raise ConfigError(f"the translation would overwrite {archives[0]}", hint="choose another folder")
         return jobs
@@ -130,6 +144,8 @@ def translate_archives(
     kind: str | None = None,
     overwrite: bool = False,
     workers: int = 4,
+    writing: Writing = PLAIN,
+    record: OutputRecord | None = None,
 ) -> Iterator[Outcome]:
     """Make archives of translated pictures, and yield what became of each picture once its archive is there.
 
@@ -146,29 +162,31 @@ def translate_archives(
 
     def translate() -> Iterator[Outcome]:
         with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
-            work = _Work(translator, target, batch_size, size, suffix, pool)
+            work = _Work(translator, target, batch_size, size, suffix, writing, pool)
             for job in jobs:
-                whole = Job(_source(job), job.output)
-                if not overwrite and _is_done(job):
+                whole = Job(job.sources[0], job.output)
+                remove_abandoned(job.output.parent)
+                if not (overwrite or job.always) and _is_done(job, record):
                     yield Outcome(whole, "already there")
                     continue
                 try:
-                    yield from _make(work, job)
-                except DataError as error:
+                    made = _make(work, job)
+                except (DataError, CheckpointError) as error:
+                    if isinstance(error, CheckpointError) and not concerns_one_file(error):
+                        raise
                     yield Outcome(whole, "failed", error.problem)
+                    continue
+                if record is not None and not job.always:
+                    record.note(job.output, job.sources)
+                yield from made
 
     return translate()
 
 
-def _source(job: ArchiveJob) -> Path:
-    return job.source if isinstance(job.source, Path) else job.source[0].source
-
-
-def _is_done(job: ArchiveJob) -> bool:
-    sources = [job.source] if isinstance(job.source, Path) else [one.source for one in job.source]
-    return job.output.is_file() and all(
-        path.stat().st_mtime <= job.output.stat().st_mtime for path in sources if path.exists()
-    )
+def _is_done(job: ArchiveJob, record: OutputRecord | None) -> bool:
+    if record is not None:
+        return record.is_done(job.output, job.sources)
+    return is_newer(job.output, [path for path in job.sources if path.exists()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +211,7 @@ class _Work(NamedTuple):
     batch_size: int
     size: int | None
     suffix: str | None
+    writing: Writing
     pool: ThreadPoolExecutor
 
 
@@ -234,37 +253,48 @@ def _members(job: ArchiveJob) -> Iterator[_Member]:
                 yield _Member(one.source, name, read_file(one.source))
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
-                yield _Member(one.source, name, b"", f"cannot read the picture {one.source}: {reason}")
+                yield _Member(one.source, name, b"", f"cannot read the picture {shown(one.source)}: {reason}")
         return
     try:
-        with tarfile.open(job.source) as tar:
-            for info in tar:
-                where = job.source / info.name
-                if info.isdir():
-                    continue
-                if not info.isreg():
-                    yield _Member(where, info.name, b"", f"{where} is no file but a link or a device")
-                elif inside(job.output.parent, info.name) is None or not PurePosixPath(info.name).name:
-                    yield _Member(where, info.name, b"", f"{info.name!r} in {job.source} leads out of its folder")
-                elif info.size > LARGEST_FILE:
-                    yield _Member(where, info.name, b"", f"{where} has {info.size} bytes, more than any picture")
-                else:
-                    content = tar.extractfile(info)
-                    assert content is not None
-                    yield _Member(where, info.name, content.read())
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{job.source} is damaged ({error}): nothing was made of it") from error
+        with open_tar(job.source) as tar:
+            yield from _members_of(tar, job.source, job.output.parent)
+    except (tarfile.TarError, OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{shown(job.source)} is damaged ({reason}): nothing was made of it") from error
+
+
+def _members_of(tar: tarfile.TarFile, source: Path, folder: Path) -> Iterator[_Member]:
+    """The members of an archive; one that cannot be taken has a problem instead of its content."""
+    sample, held = "", 0
+    for info in tar:
+        tar.members = []  # type: ignore[attr-defined]  # else the headers of all members stay in memory
+        if info.isdir():
+            continue
+        where, name, problem, content = source / info.name, plain_name(info.name), "", b""
+        if sample_key(name) != sample:
+            sample, held = sample_key(name), 0
+        if not info.isreg():
+            problem = f"{shown(where)} is no file but a link or a device"
+        elif inside(folder, info.name) is None or not PurePosixPath(info.name).name:
+            problem = f"{shown(info.name)!r} in {shown(source)} leads out of its folder"
+        elif held + info.size > LARGEST_MEMBER:
+            problem = f"{shown(where)} makes its sample {held + info.size} bytes large, more than {LARGEST_MEMBER}"
+        else:
+            content = read_member(tar, info)
+            held += len(content)
+        yield _Member(where, name, content, problem)
 
 
 def _batches(samples: Iterable[list[_Member]], size: int) -> Iterator[list[list[_Member]]]:
-    """Samples in groups of about ``size`` pictures."""
-    group, count = list[list[_Member]](), 0
+    """Samples in groups of about ``size`` pictures, and of not much more than `HELD` bytes."""
+    group, count, held = list[list[_Member]](), 0, 0
     for sample in samples:
         group.append(sample)
         count += sum(member.picture for member in sample)
-        if count >= size:
+        held += sum(len(member.content) for member in sample)
+        if count >= size or held >= HELD:
             yield group
-            group, count = [], 0
+            group, count, held = [], 0, 0
     if group:
         yield group
 
@@ -272,16 +302,17 @@ def _batches(samples: Iterable[list[_Member]], size: int) -> Iterator[list[list[
 def _translate(work: _Work, samples: Sequence[Sequence[_Member]], output: Path) -> tuple[list[_Member], list[Outcome]]:
     """The members that the samples become, and what became of each picture."""
     pictures = [member for sample in samples for member in sample if member.picture and not member.problem]
-    load = functools.partial(_load, canvas=work.translator.model.image_size)
-    fitted = dict(zip(pictures, work.pool.map(load, pictures), strict=True))
-    good = [(member, one) for member, one in fitted.items() if isinstance(one, Fitted)]
-    made: dict[_Member, bytes | str] = {member: one for member, one in fitted.items() if isinstance(one, str)}
+    load = functools.partial(_load, canvas=work.translator.model.image_size, writing=work.writing)
+    found = dict(zip(pictures, work.pool.map(load, pictures), strict=True))
+    good = [(member, *one) for member, one in found.items() if not isinstance(one, str)]
+    made: dict[_Member, bytes | str] = {member: one for member, one in found.items() if isinstance(one, str)}
     for begin in range(0, len(good), work.batch_size):
         part = good[begin : begin + work.batch_size]
-        images = translate_fitted(work.translator, [one for _, one in part], work.target)
-        encode = functools.partial(_encode, suffix=work.suffix)
-        results = [unfit(image, one, work.size) for image, (_, one) in zip(images, part, strict=True)]
-        made |= zip([member for member, _ in part], work.pool.map(encode, results, [m for m, _ in part]), strict=True)
+        images = translate_fitted(work.translator, [fitted for _, fitted, _ in part], work.target)
+        encode = functools.partial(_encode, suffix=work.suffix, writing=work.writing)
+        results = [unfit(image, fitted, work.size) for image, (_, fitted, _) in zip(images, part, strict=True)]
+        members_of, extras = [member for member, _, _ in part], [extra for _, _, extra in part]
+        made |= zip(members_of, work.pool.map(encode, results, members_of, extras), strict=True)
     members, outcomes = list[_Member](), list[Outcome]()
     for sample in samples:
         kept, problems = list[_Member](), list[str]()
@@ -308,15 +339,16 @@ def _name(member: _Member, suffix: str | None, taken: set[str]) -> str:
     return name.as_posix()
 
 
-def _load(member: _Member, canvas: tuple[int, int]) -> Fitted | str:
+def _load(member: _Member, canvas: tuple[int, int], writing: Writing) -> tuple[Fitted, Extras] | str:
     try:
-        return fit(read_picture(member.content, name=str(member.source)), canvas)
+        picture, extras = read_with_extras(member.content, writing, name=str(member.source))
+        return fit(picture, canvas), extras
     except PictureError as error:
         return error.problem
 
 
-def _encode(picture: Image.Image, member: _Member, suffix: str | None) -> bytes | str:
+def _encode(picture: Image.Image, member: _Member, extras: Extras, suffix: str | None, writing: Writing) -> bytes | str:
     try:
-        return encode_picture(picture, output_name(Path(member.name), suffix))
+        return encode_picture(picture, output_name(Path(member.name), suffix), writing, extras)
     except PictureError as error:
         return error.problem

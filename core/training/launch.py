@@ -16,7 +16,7 @@ from cyclevar.core.config.pretraining import PretrainConfig
 from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.data.sources import UnpairedDataset
+from cyclevar.core.data.sources import HoldOut, UnpairedDataset, require_enough
 from cyclevar.core.errors import CheckpointError, ConfigError, DataError
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.extension.manager import get_manager
@@ -25,7 +25,7 @@ from cyclevar.core.models.catalog import open_model
 from cyclevar.core.models.model import Model, build, build_direct, load_picture_model
 from cyclevar.core.networks.feature_net import FeatureNet, load_feature_net
 from cyclevar.core.pipelines.translator import Translator
-from cyclevar.core.runtime.files import save_text
+from cyclevar.core.runtime.files import save_text, shown
 from cyclevar.core.runtime.machine import describe_machine
 from cyclevar.core.runtime.memory import out_of_memory
 from cyclevar.core.training.accelerator import make_accelerator
@@ -112,8 +112,9 @@ def pretrain(
     else:
         facts["tokenizer"] = digest(model.tokenizer)
         part = model.backbone
-        _learn_domains(model, dataset.domains, display)
-        task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, config.seed, accelerator)
+        targets = _default_targets(dataset, model, display)
+        _learn_domains(model, targets, display)
+        task = BackboneTask(model, config.transformer, batches, validation, targets, config.seed, accelerator)
     changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
     team.demand_same({**facts, "run folder": str(out)})
     folder.begin(config, facts, describe_machine(accelerator.device), changes)
@@ -159,7 +160,7 @@ def train(
     model = start_model(config)
     size = _picture_size(model, config.data)
     validation = _validation(dataset, size)
-    targets: Targets = config.targets or dataset.domains
+    targets: Targets = config.targets or _default_targets(dataset, model, display)
     _learn_domains(model, targets, display)
     net = load_feature_net(input_size=112)
     reconstructions = build_reconstructions(config.loss)
@@ -319,7 +320,24 @@ def _identify(net: FeatureNet | PerceptualDistance) -> str:
 
 
 def _open(data: DataConfig) -> UnpairedDataset:
-    return open_dataset(data.source, other=data.other, skin_tones=data.skin_tones)
+    hold_out = HoldOut(data.validation_share, data.validation_min)
+    dataset = open_dataset(data.source, other=data.other, skin_tones=data.skin_tones, hold_out=hold_out)
+    require_enough(dataset, hold_out)  # before the model is loaded
+    return dataset
+
+
+def _default_targets(dataset: UnpairedDataset, model: PictureModel, display: Display) -> tuple[str, str]:
+    """The prompts that the data bring, for a backbone that reads text; else the names of the domains."""
+    if dataset.prompts is None:
+        return dataset.domains
+    if isinstance(model, Model) and "text" in model.backbone.capabilities:
+        display.note(f"prompts of the data: {' and '.join(map(repr, dataset.prompts))}")
+        return dataset.prompts
+    display.note(
+        f"fixed_prompt_a.txt and fixed_prompt_b.txt are not used: {model.family} reads no text and learns the domains "
+        f"{' and '.join(dataset.domains)} instead"
+    )
+    return dataset.domains
 
 
 def _batches(
@@ -343,7 +361,9 @@ def _validation(dataset: UnpairedDataset, size: int) -> tuple[Tensor, Tensor]:
     parts = [stack(pictures, size, VALIDATION) for pictures in dataset.validation or ()]
     if min(map(len, parts), default=0) < 2:
         raise DataError(
-            "there are too few pictures to hold some out for validation", expected="at least 40 of each domain"
+            f"of the validation images {' and '.join(str(len(part)) for part in parts)} of the two domains can be read",
+            expected="at least 2 of each domain",
+            hint="`cyclevar data check` names the bad ones",
         )
     return parts[0], parts[1]
 
@@ -384,6 +404,6 @@ def _bad_pictures(dataset: UnpairedDataset, folder: RunFolder, display: Display,
         bad = others.collect(bad)
         if bad and team.leads:
             with contextlib.suppress(CheckpointError):  # a full disk has been told already
-                save_text(folder.bad_pictures, "".join(f"{name}\t{bad[name]}\n" for name in sorted(bad)))
-            shown = ", ".join(sorted(bad)[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
-            display.note(f"{len(bad)} pictures could not be read and were left out: {shown}")
+                save_text(folder.bad_pictures, "".join(f"{shown(name)}\t{bad[name]}\n" for name in sorted(bad)))
+            listed = ", ".join(map(shown, sorted(bad)[:8])) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
+            display.note(f"{len(bad)} pictures could not be read and were left out: {listed}")

@@ -56,7 +56,7 @@ class InfinityBackbone(Backbone):
     """
 
     config: InfinityBackboneConfig
-    capabilities = frozenset({"cache_policy", "cross_attention", "taps"})
+    capabilities = frozenset({"cache_policy", "cross_attention", "taps", "text"})
     prompt_features: Tensor
 
     def __init__(self, config: InfinityBackboneConfig, channels: int) -> None:

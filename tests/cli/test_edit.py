@@ -106,3 +106,26 @@ def test_what_is_wrong_is_one_line(edit: Run, arguments: list[str], line: str) -
     assert errors.startswith("cyclevar: error: ")
     assert line in errors
     assert not Path("out.png").exists()
+
+
+def test_a_mask_that_is_white_on_transparent(edit: Run) -> None:
+    mask = Image.new("RGBA", (20, 12), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (5, 2, 9, 11))
+    mask.save("clear.png")
+    assert edit("inpaint", "in.png", "clear-out.png", "--mask", "clear.png", "--condition", "noto")[0] == 0
+    edit("inpaint", "in.png", "out.png", "--mask", "mask.png", "--condition", "noto")
+    assert np.array_equal(pixels("clear-out.png"), pixels("out.png"))
+
+
+def test_a_wrong_mask_is_told_before_the_model_is_opened(edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cyclevar.cli._model import Choice
+
+    def opened(_: Choice) -> None:
+        raise AssertionError("the model was opened")
+
+    monkeypatch.setattr(Choice, "open", opened)
+    Image.new("RGBA", (20, 12), (255, 255, 255, 0)).save("nothing.png")
+    for mask, problem in (("small.png", "the mask is 14x12"), ("nothing.png", "the mask has no white")):
+        code, _, error = edit("inpaint", "in.png", "out.png", "--mask", mask, "--condition", "noto")
+        assert (code, problem in error) == (2, True)
+    assert edit("inpaint", "in.png", "out.png", "--condition", "noto")[0] == 2

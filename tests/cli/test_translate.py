@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from cyclevar.cli.main import main
 from cyclevar.core.pipelines.translator import Translator
 from cyclevar.core.weights import shipped
 
 Run = Callable[..., tuple[int, str, str]]
+
+SKIPPED = " (skipped; --overwrite makes them again)"
 
 
 @pytest.fixture
@@ -44,7 +47,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def found(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -63,9 +67,9 @@ def test_a_folder(translate: Run, source: Path, tmp_path: Path, small_translator
     assert found(out) == found(source) == ["a.png", "b.jpg", "sub/c.webp"]
     assert [size_of(out / name) for name in found(out)] == [(30, 20), (30, 21), (30, 22)]
 
-    assert translate(source, out)[1].splitlines()[1] == f"3 already there: {out}"
+    assert translate(source, out, "--to", "noto")[1].splitlines()[1] == f"3 already there{SKIPPED}: {out}"
     (out / "a.png").unlink()
-    assert translate(source, out)[1].splitlines()[1] == f"1 translated, 2 already there: {out}"
+    assert translate(source, out, "--to", "noto")[1].splitlines()[1] == f"1 translated, 2 already there{SKIPPED}: {out}"
     assert translate(source, out, "--overwrite")[1].splitlines()[1] == f"3 translated: {out}"
 
 
@@ -238,7 +242,7 @@ def test_a_full_disk_is_one_line_and_names_the_bad_pictures_too(
     assert code == 2
     assert [line.split(":")[2] for line in errors.splitlines()] == [
         f" cannot read the picture {source / 'a.png'}",
-        f" {tmp_path / 'out' / 'b.jpg'} could not be saved ([Errno 28] No space left on device); free some disk space"
+        f" {tmp_path / 'out' / 'b.jpg'} could not be saved (No space left on device); free some disk space"
         " or choose another folder; what was saved before is untouched.",
     ]
     assert found(tmp_path / "out") == []
@@ -281,3 +285,123 @@ def test_int8(translate: Run, source: Path, tmp_path: Path) -> None:
     assert found(tmp_path / "exact") == found(tmp_path / "int8")
     exact, near = (np.asarray(Image.open(tmp_path / name / "a.png")).astype(int) for name in ("exact", "int8"))
     assert abs(exact - near).mean() < 3
+
+
+def test_a_single_file_is_always_written(translate: Run, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.png"
+    assert translate(source / "a.png", out)[1].splitlines()[1] == f"1 translated: {out}"
+    first = out.read_bytes()
+    assert translate(source / "b.jpg", out)[1].splitlines()[1] == f"1 translated: {out}"
+    assert size_of(out) == (30, 21)
+    translate(source / "a.png", out, "--to", "noto")
+    assert out.read_bytes() != first
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["x.png"]
+
+
+def test_other_settings_make_results_again(
+    translate: Run, source: Path, tmp_path: Path, small_translator: Path
+) -> None:
+    out = tmp_path / "out"
+    other = tmp_path / "other"
+    Translator.load(small_translator, fusion=0.9).save(other)
+    for options in ([], ["--to", "noto"], ["--fusion", 0.8], ["--size", 16], ["--quality", 50], ["--no-metadata"]):
+        assert translate(source, out, *options)[1].splitlines()[1] == f"3 translated: {out}"
+        assert translate(source, out, *options)[1].splitlines()[1].startswith("3 already there")
+    assert translate(source, out, model=other)[1].splitlines()[1] == f"3 translated: {out}"
+    before = {name: (out / name).read_bytes() for name in found(out)}
+    translate(source, tmp_path / "fresh", model=other)
+    assert before == {name: (tmp_path / "fresh" / name).read_bytes() for name in found(out)}
+
+
+def test_what_is_not_read_is_counted_and_named(translate: Run, source: Path, tmp_path: Path) -> None:
+    for name in ("x.psd", "sub/y.psd", "notes.txt"):
+        (source / name).touch()
+    code, printed, errors = translate(source, tmp_path / "out")
+    assert (code, printed.splitlines()[1]) == (0, f"3 translated: {tmp_path / 'out'}")
+    assert errors == ("cyclevar: warning: not read: 2 .psd files (sub/y.psd, x.psd): convert them to PNG or JPEG\n")
+
+
+def test_what_is_kept_of_a_source(translate: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[270], exif[315], exif[0x0110] = 6, "a caption", "Anna Muster", "a camera"
+    exif.get_ifd(0x8769)[36867] = "2024:05:06 07:08:09"
+    exif.get_ifd(0x8825)[1] = "N"
+    image.save(source / "a.jpg", exif=exif)
+    image.putalpha(Image.new("L", image.size, 100))
+    image.save(source / "b.png", exif=exif)
+
+    def made(*options: object) -> tuple[Image.Image, Image.Image, int]:
+        assert translate(source, tmp_path / "out", "--overwrite", *options)[0] == 0
+        opened = list[Image.Image]()
+        for name in ("a.jpg", "b.png"):
+            with Image.open(tmp_path / "out" / name) as picture:
+                picture.load()
+                opened.append(picture)
+        return opened[0], opened[1], (tmp_path / "out" / "a.jpg").stat().st_size
+
+    jpeg, png, size = made()
+    for one in (jpeg, png):
+        kept = one.getexif()
+        assert (kept[270], kept[315]) == ("a caption", "Anna Muster")
+        assert kept.get_ifd(0x8769)[36867] == "2024:05:06 07:08:09"
+        assert not {0x0112, 0x0110, 0x8825} & set(kept)  # turned already; of the camera and the place nothing is said
+        assert (one.size, one.mode, one.info.get("icc_profile")) == ((40, 30), "RGB", None)
+    jpeg, png, small = made("--no-metadata", "--alpha", "--embed-profile", "--quality", 30)
+    assert not jpeg.getexif()
+    assert (jpeg.mode, png.mode, png.size) == ("RGB", "RGBA", (40, 30))
+    assert set(np.asarray(png.getchannel("A")).ravel()) == {100}
+    embedded = ImageCms.ImageCmsProfile(io.BytesIO(png.info["icc_profile"]))
+    assert "sRGB" in ImageCms.getProfileDescription(embedded)
+    assert small < size
+    assert made("--size", 400, "--quality", 30)[2] < 0.7 * made("--size", 400)[2]
+
+
+def test_one_bad_name_stops_no_batch(translate: Run, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert translate(source, out)[0] == 0
+    (source / "dangling.png").symlink_to("nowhere.png")
+    (out / "dangling.png").write_bytes(b"made before")
+    long = "n" * 247 + ".png"
+    shutil.copy(source / "a.png", source / long)
+    shutil.copy(source / "a.png", source / ("m" * 250 + ".gif"))  # its result would have the same length
+    odd = os.fsdecode(b"K\xf6nig.png")
+    shutil.copy(source / "a.png", source / odd)
+    (source / os.fsdecode(b"k\xf6.png")).write_bytes(b"no picture")
+    shutil.copy(source / "a.png", source / "folder.png")
+    (out / "folder.png").mkdir()
+    code, printed, errors = translate(source, out)
+    assert code == 1
+    assert printed.splitlines()[1].startswith("3 translated, 3 already there")
+    assert ", 3 failed: " in printed.splitlines()[1]
+    assert {long, odd} <= set(found(out))
+    told = sorted(line.partition(": error: ")[2].partition(", or none of")[0] for line in errors.splitlines())
+    assert told == [
+        f"{out}/folder.png could not be saved (Is a directory)",
+        f"cannot read the picture {source}/dangling.png: No such file or directory",
+        f"cannot read the picture {source}/k\\xf6.png: not a picture",
+    ]
+    assert (out / "dangling.png").read_bytes() == b"made before"
+
+
+def test_two_processes_in_one_folder(source: Path, tmp_path: Path, small_translator: Path) -> None:
+    """Both say that they made all of them, and every file is whole."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "cyclevar.cli.main", "translate", str(source), str(out), "--overwrite"]
+    command = [sys.executable, "-c", f"import sys; from cyclevar.cli.main import main; sys.exit(main({command[3:]!r}"
+               f" + ['--model', {str(small_translator)!r}, '--device', 'cpu']))"]  # fmt: skip
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in running:
+        printed, _ = process.communicate(timeout=120)
+        assert (process.returncode, printed.splitlines()[1]) == (0, f"3 translated: {out}")
+    assert [size_of(out / name) for name in found(out)] == [(30, 20), (30, 21), (30, 22)]
+    assert not list(out.rglob("*.partial"))
+
+
+def test_an_archive_without_images_is_said(translate: Run, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("a.json"))
+    out = tmp_path / "out.tar"
+    assert translate(tmp_path / "in.tar", out)[1].splitlines()[1] == f"no images to translate: {out}"

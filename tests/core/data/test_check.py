@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cyclevar.core.data import check
+from cyclevar.core.data import check, image_formats
 from cyclevar.core.data.check import DataReport, check_dataset, near_pairs, perceptual_hash
 from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.data.images import describe_picture
@@ -41,16 +42,20 @@ def of(report: DataReport, part: str, domain: str) -> check.PartReport:
 
 def test_nothing_to_put_right(folders: tuple[Path, Path]) -> None:
     report = check_dataset(open_dataset(folders[0], other=folders[1]))
-    assert (report.problems, report.remarks, report.duplicates) == ([], [], [])
+    assert (report.problems, report.duplicates) == ([], [])
+    assert report.remarks == [
+        f"train/{domain} has {count} images, which is few: see docs/small_data.md"
+        for domain, count in (("horse", 32), ("zebra", 37))
+    ]
     assert [(one.part, one.domain, one.pictures) for one in report.parts] == [
-        ("train", "horse", 38),
-        ("train", "zebra", 43),
-        ("validation", "horse", 2),
-        ("validation", "zebra", 2),
+        ("train", "horse", 32),
+        ("train", "zebra", 37),
+        ("validation", "horse", 8),
+        ("validation", "zebra", 8),
     ]
     horse = of(report, "train", "horse")
     assert (horse.smallest, horse.median, horse.largest) == ((48, 48),) * 3
-    assert (horse.kinds, horse.modes, horse.peculiar, horse.bad) == ({"PNG": 38}, {"RGB": 38}, {}, {})
+    assert (horse.kinds, horse.modes, horse.peculiar, horse.bad) == ({"PNG": 32}, {"RGB": 32}, {}, {})
 
 
 def test_hostile_pictures(folders: tuple[Path, Path], hostile: tuple[Path, dict[str, str]]) -> None:
@@ -89,7 +94,26 @@ def test_too_many_bad_ones(folders: tuple[Path, Path]) -> None:
 
 def test_too_few(tmp_path: Path) -> None:
     report = check_dataset(open_dataset(fill(tmp_path / "a", range(3)), other=fill(tmp_path / "b", range(10, 60))))
-    assert report.problems == ["train/a has 3 pictures; a training needs 40, some to be held out"]
+    assert report.problems == [
+        "train/a has 3 images; a training needs 16, of which 8 are held out: add some, or hold out fewer by "
+        "data.validation_min (docs/small_data.md)"
+    ]
+    assert report.remarks == ["train/b has 50 images, which is few: see docs/small_data.md"]
+
+
+def test_what_is_read_by_a_guess_is_named(tmp_path: Path, color_profile: Callable[[str], bytes]) -> None:
+    a, b = fill(tmp_path / "a", range(20)), fill(tmp_path / "b", range(100, 120))
+    grey = np.asarray(scene(50).convert("L"), np.float32) / 200
+    grey[0, 0] = np.inf
+    Image.fromarray(grey).save(a / "float.tif")
+    scene(51).save(a / "photo.png", icc_profile=color_profile("ProPhoto"))
+    (a / "x.heif").touch() if "HEIF" not in image_formats.DECODERS else (a / "x.psd").touch()
+    report = check_dataset(open_dataset(a, other=b))
+    peculiar = {what: names for one in report.parts for what, names in one.peculiar.items()}
+    assert peculiar["range 0 to 1 read as black to white"] == ["float.tif"]
+    assert peculiar["with samples that are infinite or not a number"] == ["float.tif"]
+    assert peculiar["colour profile ProPhoto, converted to sRGB"] == ["photo.png"]
+    assert sum(f"in {a} are not read" in remark for remark in report.remarks) == 1
 
 
 def test_duplicates_across_domains_and_parts(tmp_path: Path) -> None:
@@ -110,7 +134,7 @@ def test_duplicates_across_domains_and_parts(tmp_path: Path) -> None:
     assert [problem.split(": ")[0] for problem in report.problems] == [
         "1 equal groups of pictures are in both domains, where they teach that nothing need be changed"
     ]
-    assert len(report.remarks) == 2
+    assert len([remark for remark in report.remarks if "which is few" not in remark]) == 2
 
 
 def test_the_hash_survives_what_copies_suffer_and_tells_pictures_apart() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.data.sources import PictureList
+from cyclevar.core.data.sources import HoldOut, PictureList, require_enough
 from cyclevar.core.errors import ConfigError, DataError, PictureError, PluginError
 from cyclevar.core.extension.manager import get_manager
 from cyclevar.core.extension.registry import Entry
@@ -56,7 +57,8 @@ def test_turbo_layout(tmp_path: Path) -> None:
 def test_two_subfolders_nested_any_case(tmp_path: Path) -> None:
     fill(tmp_path / "zebra" / "deep" / "er", 2, "JPG")
     fill(tmp_path / "horse", 1, "TiFf")
-    fill(tmp_path / "horse" / ".thumbnails", 4)
+    for copies in (".thumbnails", "@eaDir", "__MACOSX"):
+        fill(tmp_path / "horse" / copies, 4)
     (tmp_path / "horse" / "notes.txt").write_text("not a picture")
     (tmp_path / "papers").mkdir()
     data = open_dataset(tmp_path)
@@ -73,9 +75,9 @@ def test_two_folders_with_the_same_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_validation_is_held_out_of_training(tmp_path: Path) -> None:
-    a, b = fill(tmp_path / "a", 45), fill(tmp_path / "b", 20)
+    a, b = fill(tmp_path / "a", 45), fill(tmp_path / "b", 16)
     data = open_dataset(a, other=b)
-    for train, validation, count, held in zip(names(data.train), names(data.validation), (45, 20), (2, 1), strict=True):
+    for train, validation, count, held in zip(names(data.train), names(data.validation), (45, 16), (8, 8), strict=True):
         assert len(validation) == held
         assert len(train) == count - held
         assert not train & validation
@@ -83,7 +85,29 @@ def test_validation_is_held_out_of_training(tmp_path: Path) -> None:
     (b / "000.png").unlink()
     few = open_dataset(a, other=b)
     assert few.validation is None
-    assert [len(pictures) for pictures in few.train] == [45, 19]
+    assert [len(pictures) for pictures in few.train] == [45, 15]
+    some = open_dataset(a, other=b, hold_out=HoldOut(0.2, 2))
+    assert [len(pictures) for pictures in some.validation or ()] == [9, 3]
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "images", "count"),
+    [(0.05, 8, 16, 8), (0.05, 8, 15, 0), (0.05, 8, 400, 20), (0.05, 8, 10_000, 64), (0.5, 2, 3, 0), (0.5, 2, 5, 2)],
+)
+def test_how_many_are_held_out(share: float, least: int, images: int, count: int) -> None:
+    assert HoldOut(share, least).count(images) == count
+
+
+def test_too_few_are_refused_with_their_counts(tmp_path: Path) -> None:
+    data = open_dataset(fill(tmp_path / "horse", 30), other=fill(tmp_path / "zebra", 12))
+    with pytest.raises(DataError) as caught:
+        require_enough(data, HoldOut())
+    assert str(caught.value) == (
+        "horse-zebra has too few images: 30 of horse and 12 of zebra to train on, no validation part to validate with; "
+        "expected 16 or more of each domain, of which 8 are held out for validation; add images, or hold out fewer by "
+        "--set data.validation_min=2 (docs/small_data.md)."
+    )
+    require_enough(open_dataset(tmp_path, hold_out=HoldOut(0.05, 2)), HoldOut(0.05, 2))
 
 
 def test_fingerprint_follows_the_data(tmp_path: Path) -> None:
@@ -96,6 +120,55 @@ def test_fingerprint_follows_the_data(tmp_path: Path) -> None:
     assert resized != before
     (a / "000.png").rename(a / "9.png")
     assert open_dataset(a, other=b).fingerprint() not in (before, resized)
+
+
+def test_other_pictures_of_equal_size_are_other_data(tmp_path: Path) -> None:
+    a, b = fill(tmp_path / "a", 3, "bmp"), fill(tmp_path / "b", 3, "bmp")
+    before, size = open_dataset(a, other=b).fingerprint(), (a / "001.bmp").stat().st_size
+    times = (a / "001.bmp").stat()
+    Image.new("RGB", (4, 4)).save(a / "001.bmp")
+    os.utime(a / "001.bmp", ns=(times.st_atime_ns, times.st_mtime_ns))  # as rsync and cp -p leave it
+    assert (a / "001.bmp").stat().st_size == size
+    assert open_dataset(a, other=b).fingerprint() != before
+    Image.new("RGB", (4, 4), (1, 0, 0)).save(a / "001.bmp")
+    assert open_dataset(a, other=b).fingerprint() == before
+
+
+def test_prompts_are_a_part_of_the_data(tmp_path: Path) -> None:
+    for stem in ("train_A", "train_B"):
+        fill(tmp_path / stem, 2)
+    before = open_dataset(tmp_path).fingerprint()
+    for domain in "ab":
+        (tmp_path / f"fixed_prompt_{domain}.txt").write_text(f"a {domain}")
+    assert open_dataset(tmp_path).fingerprint() != before
+    (tmp_path / "fixed_prompt_a.txt").write_text("a horse\na brown horse\n")
+    with pytest.raises(DataError, match=r"fixed_prompt_a\.txt holds 2 lines of text; expected one line"):
+        open_dataset(tmp_path)
+    (tmp_path / "fixed_prompt_a.txt").write_text("")
+    with pytest.raises(DataError, match=r"fixed_prompt_a\.txt holds 0 lines of text"):
+        open_dataset(tmp_path)
+
+
+def test_files_that_are_not_read_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    a, b = fill(tmp_path / "a", 2), fill(tmp_path / "b", 2)
+    for name in ("x.psd", "y.PSD", "z.exr", "notes.txt"):
+        (a / name).touch()
+    assert open_dataset(a, other=b).train[0].names == ["000.png", "001.png"]
+    assert caplog.messages == [
+        f"2 .psd and 1 .exr files (x.psd, y.PSD, z.exr) in {a} are not read: convert them to PNG or JPEG"
+    ]
+    for path in a.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"no pictures in .*a, but 2 \.psd and 1 \.exr files"):
+        open_dataset(a, other=b)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    a, b = fill(tmp_path / "a", 20), fill(tmp_path / "b", 20)
+    (a / "000.png").rename(a / os.fsdecode(b"K\xf6nig.png"))
+    data = open_dataset(a, other=b)
+    assert len(data.train[0]) + len((data.validation or data.train)[0]) == 20
+    assert data.fingerprint() == open_dataset(a, other=b).fingerprint()
 
 
 def test_bad_picture_is_recorded_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

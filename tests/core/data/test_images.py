@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cyclevar.core.data import image_formats
 from cyclevar.core.data import images as pictures
 from cyclevar.core.data.images import describe_picture, read_picture
 from cyclevar.core.errors import PictureError
@@ -217,3 +223,164 @@ def test_what_a_file_says_of_its_picture(hostile: tuple[Path, dict[str, str]]) -
     assert (facts["wrong-ending.png"].kind, facts["cmyk.jpg"].mode, facts["huge.png"].size) == (
         "JPEG", "CMYK", (6000, 3500),
     )  # fmt: skip
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(1_500_000))),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(1_500_000))),
+        chunk(b"tEXt", b"a\0" + bytes(2_000_000)),
+        chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),
+        chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(1_500_000))),
+        chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(40_000_000))),
+        chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x09" + b"\xff" * 20),
+    ],
+)
+def test_metadata_never_makes_a_picture_bad(photo: Image.Image, extra: bytes) -> None:
+    whole = png(photo)
+    assert furthest(read_picture(whole[:33] + extra + whole[33:]), photo) == 0
+
+
+def test_orientation_survives_metadata_that_is_left_out(photo: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG", exif=exif)
+    whole = buffer.getvalue()
+    text = chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(1_500_000)))
+    assert furthest(read_picture(whole[:33] + text + whole[33:]), photo.transpose(Image.Transpose.ROTATE_90)) == 0
+
+
+def test_a_profile_above_pillows_limit_is_used(photo: Image.Image, color_profile: Callable[[str], bytes]) -> None:
+    small, whole = io.BytesIO(), png(photo)
+    photo.save(small, "PNG", icc_profile=color_profile("ProPhoto"))
+    large = chunk(b"iCCP", b"icc\0\0" + zlib.compress(color_profile("ProPhoto") + bytes(1_500_000)))
+    assert furthest(read_picture(whole[:33] + large + whole[33:]), read_picture(small.getvalue())) == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation(photo: Image.Image, orientation: int) -> None:
+    from PIL import ImageOps
+
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    photo.save(buffer, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(buffer))
+    assert furthest(read_picture(buffer.getvalue()), expected) == 0
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    [s for s in image_formats.PICTURE_SUFFIXES if s not in (*image_formats._HEIF, ".mpo", ".jif", ".apng", ".avifs")],
+)
+def test_everything_that_is_listed_is_read(tmp_path: Path, photo: Image.Image, suffix: str) -> None:
+    image = photo.convert("1") if suffix == ".pbm" else photo.convert("L") if suffix == ".pgm" else photo
+    image = photo.convert("F") if suffix == ".pfm" else image
+    kind = next((kind for kind, ends in image_formats.DECODERS.items() if suffix in ends), "TGA")
+    path = tmp_path / f"p{suffix}"
+    if kind == "QOI" and "QOI" not in Image.SAVE:
+        pytest.skip("this Pillow reads QOI and does not write it")
+    image.save(path, kind)
+    got = read_picture(path)
+    assert got.size == photo.size
+    limit = {"JPEG": 40, "WEBP": 40, "AVIF": 60, "GIF": 60}.get(kind, 1)
+    assert furthest(got, image.convert("RGB")) <= limit
+
+
+def test_hungry_pictures_are_refused_by_their_header(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:
+    deep = np.zeros((400, 400), np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(deep).save(buffer, "PNG")
+    decoded = list[object]()
+    monkeypatch.setattr(pictures, "LARGEST_DECODED", 1_000_000)
+    monkeypatch.setattr(Image.Image, "load", lambda image: decoded.append(image))
+    with pytest.raises(PictureError, match=r"hungry\.png: 400x400 pixels of mode I;16 would take about .* memory"):
+        read_picture(buffer.getvalue(), name="hungry.png")
+    assert not decoded
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:
+    monkeypatch.setattr(pictures, "_SMALL_DECODED", 0)
+    content, held = png(photo), list[bool]()
+    real = pictures._developed
+
+    def developed(*arguments: Any) -> Any:
+        held.append(pictures._one_large.locked())
+        return real(*arguments)
+
+    monkeypatch.setattr(pictures, "_developed", developed)
+    threads = [threading.Thread(target=read_picture, args=(content,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert held == [True] * 4
+    assert not pictures._one_large.locked()
+
+
+def test_the_estimate_covers_what_is_taken() -> None:
+    """Peak memory of Python objects and of Pillow's is at most the estimate, measured in a process of its own."""
+    import subprocess
+    import sys
+
+    code = """
+import io, resource, numpy as np
+from PIL import Image
+from cyclevar.core.data import image_formats
+from cyclevar.core.data import images as pictures
+side = 3000
+buffer = io.BytesIO()
+Image.new("{mode}", (side, side)).save(buffer, "PNG")
+data = buffer.getvalue()
+small = io.BytesIO(); Image.new("{mode}", (8, 8)).save(small, "PNG"); pictures.read_picture(small.getvalue())
+with Image.open(io.BytesIO(data)) as opened:
+    needed = pictures._bytes_to_decode(opened)
+open("/proc/self/clear_refs", "w").write("5")
+def peak(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+before = peak("VmRSS")
+pictures.read_picture(data)
+print(needed, peak("VmHWM") - before)
+"""
+    for mode in ("I;16", "RGBA", "RGB"):
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", code.format(mode=mode)], capture_output=True, text=True, check=True
+            )
+        except subprocess.CalledProcessError as error:
+            if "clear_refs" in error.stderr:
+                pytest.skip("the peak cannot be reset here")
+            raise
+        needed, taken = map(int, done.stdout.split())
+        assert 0.3 * needed < taken < 1.1 * needed + 2**25, mode
+
+
+def test_too_little_memory_is_the_pictures_fault(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:
+    def fail(_: Image.Image) -> None:
+        raise MemoryError
+
+    content = png(photo)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(PictureError, match=r"a\.png: there is too little memory to decode it"):
+        read_picture(content, name="a.png")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"K\xf6nig.png")
+    path.write_bytes(b"x")
+    with pytest.raises(PictureError) as caught:
+        read_picture(path)
+    assert "K\\xf6nig.png" in caught.value.problem
+    caught.value.problem.encode()
+
+
+def test_white_on_transparent_is_a_mask() -> None:
+    mask = Image.new("RGBA", (4, 2), (255, 255, 255, 0))
+    mask.putpixel((1, 0), (255, 255, 255, 255))
+    levels = np.asarray(read_picture(png(mask), background="black"))[..., 0]
+    assert levels.tolist() == [[0, 255, 0, 0], [0, 0, 0, 0]]

@@ -141,6 +141,14 @@ def test_masks_that_cannot_be_used(model: Model) -> None:
         inpaint_picture(model, picture, Image.new("L", (16, 16)), 0)
 
 
+def test_transparent_white_is_not_redone(model: Model) -> None:
+    picture = random_picture(16, 16)
+    plain, clear = Image.new("L", (16, 16)), Image.new("RGBA", (16, 16), (255, 255, 255, 0))
+    plain.paste(255, (2, 3, 9, 9))
+    clear.paste((255, 255, 255, 255), (2, 3, 9, 9))
+    assert inpaint_picture(model, picture, clear, 0).tobytes() == inpaint_picture(model, picture, plain, 0).tobytes()
+
+
 def test_a_larger_canvas(model: Model) -> None:
     picture = random_picture(10, 8)
     for offset, (top, left) in ((None, (4, 3)), ((0, 6), (0, 6))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_shards_together_make_what_one_job_makes(
     )
     assert whole == parts
     assert len(whole) == 7
-    assert not list((tmp_path / "whole").glob("*.jsonl"))
+    assert [path.name for path in (tmp_path / "whole").glob("*.jsonl")] == [".cyclevar-outputs.jsonl"]
+    assert not list((tmp_path / "parts").glob(".*"))
 
 
 def test_a_job_goes_on_where_its_outputs_end(
@@ -138,5 +140,21 @@ def test_a_damaged_manifest_begins_again(tmp_path: Path) -> None:
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest(tmp_path / "gone", Shard(1, 1))
     outcome = Outcome(Job(tmp_path / "a.png", tmp_path / "b.png"), "translated")
-    with pytest.raises(CheckpointError, match=r"cannot be written .*start the job again"):
+    with pytest.raises(CheckpointError, match=r"could not be saved \(No such file or directory\)"):
         list(manifest.keep([outcome]))
+
+
+def test_a_shard_is_made_by_one_process_at_a_time(
+    translator: Translator, small_translator: Path, source: Path, tmp_path: Path
+) -> None:
+    plan = plan_translation(source, tmp_path / "out", shard="1/2")
+    outcomes = plan.translate(translator, small_translator, "fluent", batch_size=1)
+    next(outcomes)
+    manifest = (tmp_path / "out" / "manifest-1-of-2.jsonl").read_text()
+    with pytest.raises(ConfigError, match=rf"process {os.getpid()} makes shard 1/2 .*wait for it, or start another"):
+        plan.translate(translator, small_translator, "fluent")
+    assert (tmp_path / "out" / "manifest-1-of-2.jsonl").read_text() == manifest
+    list(plan_translation(source, tmp_path / "out", shard="2/2").translate(translator, small_translator, "fluent"))
+    assert len(list(outcomes)) == 3
+    assert [one.status for one in plan.translate(translator, small_translator, "fluent")] == ["already there"] * 4
+    assert not list((tmp_path / "out").glob(".*"))

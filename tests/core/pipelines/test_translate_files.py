@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,9 +304,9 @@ def test_memory_does_not_grow_with_the_folder(
     jobs = plan_jobs(tree(tmp_path / "in", *(f"{n}.png" for n in range(9))), tmp_path / "out")
     seen: list[Path] = []
 
-    def load(job: Job, canvas: tuple[int, int]) -> object:
+    def load(job: Job, **options: Any) -> object:
         seen.append(job.source)
-        return real(job, canvas)
+        return real(job, **options)
 
     real = picture_files._load
     monkeypatch.setattr(picture_files, "_load", load)

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
+from cyclevar.core.pipelines import tar_reading, webdataset
+from cyclevar.core.pipelines.tar_reading import plain_name
 from cyclevar.core.pipelines.translate_files import Outcome, plan_jobs, translate_files
 from cyclevar.core.pipelines.translator import Translator
 from cyclevar.core.pipelines.webdataset import find_archives, plan_archives, sample_key, translate_archives
@@ -214,3 +216,73 @@ def test_webdataset_reads_what_we_write_and_we_read_what_it_writes(translator: T
         (f"{seed:04d}", {"seed": seed}) for seed in range(3)
     ]
     assert all(Image.open(io.BytesIO(sample["png"])).size == (16, 16) for sample in samples)
+
+
+@pytest.mark.parametrize("prefix", ["./", ".//", "./a/./"])
+def test_a_sample_stays_one_however_its_members_are_called(translator: Translator, tmp_path: Path, prefix: str) -> None:
+    names = [f"{prefix}{number}.{kind}" for number in range(2) for kind in ("png", "cls")]
+    members = {name: encoded(0) if name.endswith("png") else b"3" for name in names}
+    mixed = {**members, f"{prefix}2.png": encoded(1), f"{plain_name(prefix)}/2.cls".lstrip("/"): b"4"}
+    run(translator, pack(tmp_path / "x.tar", mixed), tmp_path / "y.tar")
+    made = list(unpacked(tmp_path / "y.tar"))
+    assert made == [plain_name(name) for name in mixed]
+    assert len({sample_key(name) for name in made}) == 3
+    assert not any(name.startswith(".") for name in made)
+
+
+def test_a_sparse_member_costs_its_sample_alone(translator: Translator, tmp_path: Path) -> None:
+    header = bytearray(tarfile.TarInfo("a.png").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386 : 386 + 12] = b"00000000000\0"
+    header[483 : 483 + 12] = b"%011o\0" % 2**31
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    rest = pack(tmp_path / "rest.tar", {"b.png": encoded(0)}).read_bytes()
+    (tmp_path / "x.tar").write_bytes(bytes(header) + rest)
+    outcomes = run(translator, tmp_path / "x.tar", tmp_path / "y.tar")
+    assert [one.status for one in outcomes] == ["failed", "translated"]
+    assert f"makes its sample {2**31} bytes large" in outcomes[0].problem
+    assert list(unpacked(tmp_path / "y.tar")) == ["b.png"]
+
+
+def test_a_header_without_bound_is_damage(translator: Translator, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, 300 * 2**20
+    with (tmp_path / "x.tar").open("wb") as file:
+        file.write(info.tobuf(tarfile.USTAR_FORMAT))
+        file.truncate(302 * 2**20)
+    [outcome] = run(translator, tmp_path / "x.tar", tmp_path / "y.tar")
+    assert (outcome.status, "a header has" in outcome.problem) == ("failed", True)
+
+
+def test_an_archive_that_unpacks_without_end(
+    translator: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar_reading, "ANY_SIZE", 2**20)
+    monkeypatch.setattr(tar_reading, "LARGEST_RATIO", 10)
+    for mode in ("w:gz", "w:xz", "w:bz2"):
+        source = pack(tmp_path / "bomb.tgz", {"a.json": bytes(30 * 2**20), "b.png": encoded(0)}, mode)
+        [outcome] = run(translator, source, tmp_path / "y.tar")
+        assert (outcome.status, "it unpacks to more than" in outcome.problem) == ("failed", True)
+        assert not (tmp_path / "y.tar").exists()
+
+
+def test_samples_without_pictures_are_written_as_they_come(
+    translator: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webdataset, "HELD", 10_000)
+    source = pack(tmp_path / "x.tar", {f"{n}.json": bytes(3000) for n in range(20)})
+    job = webdataset.ArchiveJob(source, tmp_path / "y.tar")
+    groups = list(webdataset._batches(webdataset._samples(job), 8))
+    assert [len(group) for group in groups] == [4] * 5
+    run(translator, source, tmp_path / "y.tar")
+    assert len(unpacked(tmp_path / "y.tar")) == 20
+
+
+def test_a_folder_where_an_archive_goes(translator: Translator, tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        pack(tmp_path / "in" / name, {"a.png": encoded(0)})
+    (tmp_path / "out" / "a.tar").mkdir(parents=True)
+    outcomes = run(translator, tmp_path / "in", tmp_path / "out")
+    assert [one.status for one in outcomes] == ["failed", "translated"]
+    assert "could not be saved (Is a directory)" in outcomes[0].problem

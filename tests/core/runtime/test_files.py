@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from cyclevar.core.runtime.files import inside
+from cyclevar.core.runtime.files import inside, shown
 
 
 @pytest.mark.parametrize("name", ["a", "a/b.safetensors", "./a", "..a", "a..b/c", "ü"])
@@ -45,3 +46,8 @@ def test_the_layout_of_the_hubs_cache(tmp_path: Path) -> None:
     assert inside(snapshot, "a") == snapshot / "a"
     assert inside(snapshot / "part", "b") == snapshot / "part" / "b"
     assert inside(snapshot, "c") is None
+
+
+def test_names_are_shown_whatever_their_bytes() -> None:
+    assert shown("Zürich/馬.png") == "Zürich/馬.png"
+    assert shown(os.fsdecode(b"K\xf6nig.png")) == "K\\xf6nig.png"

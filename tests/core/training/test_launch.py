@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+import cyclevar
 from cyclevar.core.config.base import validate
 from cyclevar.core.config.pretraining import PretrainConfig
 from cyclevar.core.config.training import TrainConfig
@@ -130,14 +131,87 @@ def test_a_full_folder_is_refused_before_any_work(
         train(change(train_config, batch_size=3), tmp_path, resume=True, display=display)
 
 
-def test_few_pictures_are_refused(train_config: TrainConfig, pictures: Path, display: Any, tmp_path: Path) -> None:
-    few = tmp_path / "few"
+def copy_some(pictures: Path, few: Path, count: int) -> Path:
     for kind in ("discs", "squares"):
         (few / kind).mkdir(parents=True)
-        for i in range(30):
+        for i in range(count):
             shutil.copy(pictures / kind / f"{i:02d}.png", few / kind)
-    with pytest.raises(DataError, match=r"too few pictures to hold some out .*; expected at least 40"):
+    return few
+
+
+def test_few_images_are_refused_before_the_model_is_loaded(
+    train_config: TrainConfig,
+    backbone_config: PretrainConfig,
+    pictures: Path,
+    display: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = copy_some(pictures, tmp_path / "few", 12)
+    for loads in ("start_model", "_pretraining_model"):
+        monkeypatch.setattr(start, loads, lambda *_: pytest.fail("the model was loaded"))
+    found = r"few has too few images: 12 of discs and 12 of squares to train on, no validation part"
+    with pytest.raises(DataError, match=found + r".*expected 16 or more of each domain.*data\.validation_min=2"):
         train(change(train_config, data__source=str(few)), tmp_path / "run", resume=False, display=display)
+    with pytest.raises(DataError, match=found):
+        pretrain(change(backbone_config, data__source=str(few)), tmp_path / "run", resume=False, display=display)
+
+
+@pytest.mark.usefixtures("light")
+def test_small_data_train_with_a_smaller_validation(
+    backbone_config: PretrainConfig, pictures: Path, display: Any, tmp_path: Path
+) -> None:
+    few = copy_some(pictures, tmp_path / "few", 12)
+    config = change(backbone_config, data__source=str(few), data__validation_min=3, transformer__loop__steps=1)
+    assert start._open(config.data).counts() == (
+        "9 of discs and 9 of squares to train on, 3 of discs and 3 of squares to validate with"
+    )
+    assert pretrain(config, tmp_path / "run", resume=False, display=display).is_file()
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("names", [("0", "1"), ("2023", "2024"), ("007", "008")])
+def test_folders_called_by_numbers_are_domains(
+    train_config: TrainConfig, pictures: Path, display: Any, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    data = tmp_path / "data"
+    for kind, name in zip(("discs", "squares"), names, strict=True):
+        shutil.copytree(pictures / kind, data / name)
+    config = change(train_config, data__source=str(data), loop__steps=1)
+    out = train(config, tmp_path / "run", resume=False, display=display)
+    assert {f"{name} is new to the model" for name in names} <= set(display.notes)
+    translator = Translator.load(out)
+    assert (translator.domains, translator.targets) == (names, names)
+    own = translator.model.backbone
+    assert own.names == ("discs", "squares", *names)
+    row = own.condition([names[0]]).vector
+    assert torch.equal(row[0], own.domain_embedding[0])
+    assert not torch.equal(row, own.condition([0]).vector)
+
+
+def with_prompts(pictures: Path, folder: Path) -> Path:
+    for domain, kind in (("A", "discs"), ("B", "squares")):
+        shutil.copytree(pictures / kind, folder / f"train_{domain}")
+    (folder / "fixed_prompt_a.txt").write_text("a coloured disc\n")
+    (folder / "fixed_prompt_b.txt").write_text("a coloured square\n")
+    return folder
+
+
+@pytest.mark.usefixtures("light")
+def test_prompts_of_the_data_are_said_where_no_text_is_read(
+    train_config: TrainConfig, pictures: Path, display: Any, tmp_path: Path
+) -> None:
+    config = change(train_config, data__source=str(with_prompts(pictures, tmp_path / "data")), loop__steps=1)
+    assert Translator.load(train(config, tmp_path / "run", resume=False, display=display)).targets == ("A", "B")
+    assert any("are not used: var reads no text" in note for note in display.notes)
+
+
+def test_prompts_of_the_data_are_what_a_text_model_is_trained_on(pictures: Path, display: Any, tmp_path: Path) -> None:
+    dataset = open_dataset(with_prompts(pictures, tmp_path / "data"))
+    text = cyclevar.build("infinity", "tiny")
+    assert start._default_targets(dataset, text, display) == ("a coloured disc", "a coloured square")
+    assert display.notes == ["prompts of the data: 'a coloured disc' and 'a coloured square'"]
+    assert start._default_targets(open_dataset(pictures), text, display) == ("discs", "squares")
 
 
 @pytest.mark.usefixtures("light")

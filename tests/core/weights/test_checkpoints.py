@@ -7,6 +7,10 @@ import errno
 import json
 import os
 import pickle
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.runtime.files import save_text, write_atomically
+from cyclevar.core.runtime.files import concerns_one_file, remove_abandoned, save_text, write_atomically
 from cyclevar.core.weights import checkpoints
 from cyclevar.core.weights.checkpoints import load_published, load_tensors, save_tensors
 
@@ -82,6 +86,85 @@ class TestWriting:
         (tmp_path / "taken").write_text("", encoding="utf-8")
         with pytest.raises(CheckpointError, match="could not be saved"):
             save_text(tmp_path / "taken" / "file.txt", "text")
+
+    @pytest.mark.parametrize(
+        ("number", "hint"),
+        [
+            (errno.ENOSPC, "free some disk space"),
+            (errno.EDQUOT, "free some disk space"),
+            (errno.EROFS, "the file system is read-only"),
+            (errno.ENAMETOOLONG, "the name is too long"),
+            (errno.EACCES, "there is no permission"),
+            (errno.EPERM, "there is no permission"),
+            (errno.EMFILE, "too many files are open"),
+            (errno.EIO, "the disk or the network has a fault"),
+        ],
+    )
+    def test_causes_are_told_apart(self, tmp_path: Path, number: int, hint: str) -> None:
+        rust = safetensors.SafetensorError(f"Error while serializing: I/O error: ... (os error {number})")
+        for error in (OSError(number, os.strerror(number)), rust):
+
+            def write(_: Path, error: Exception = error) -> None:
+                raise error
+
+            with pytest.raises(CheckpointError) as caught:
+                write_atomically(tmp_path / "a", write)
+            assert f"({os.strerror(number)}); {hint}" in str(caught.value)
+            one = number in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
+            assert concerns_one_file(caught.value) == one
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_name_as_long_as_the_file_system_takes(self, tmp_path: Path) -> None:
+        path = tmp_path / ("a" * 255)
+        save_text(path, "text")
+        assert path.read_text(encoding="utf-8") == "text"
+        with pytest.raises(CheckpointError, match="the name is too long"):
+            save_text(tmp_path / ("a" * 256), "text")
+
+    def test_a_folder_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        with pytest.raises(CheckpointError, match="is in the way") as caught:
+            save_text(tmp_path / "a", "text")
+        assert concerns_one_file(caught.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    def test_two_writers_of_one_file(self, tmp_path: Path) -> None:
+        """The second begins while the first is in the middle; each replaces the file by a whole one."""
+        path = tmp_path / "a"
+
+        def first(partial: Path) -> None:
+            partial.write_text("first, half of", encoding="utf-8")
+            save_text(path, "second")
+            assert path.read_text(encoding="utf-8") == "second"
+            partial.write_text("first, whole", encoding="utf-8")
+
+        write_atomically(path, first)
+        assert path.read_text(encoding="utf-8") == "first, whole"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_killed_writer_harms_no_other_and_is_cleaned_up(self, tmp_path: Path) -> None:
+        path = tmp_path / "a"
+        code = (
+            "import os, signal, sys\nfrom pathlib import Path\n"
+            "from cyclevar.core.runtime.files import write_atomically\n"
+            "def half(partial):\n    partial.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+            "write_atomically(Path(sys.argv[1]), half)\n"
+        )
+
+        def write(partial: Path) -> None:
+            partial.write_text("whole", encoding="utf-8")
+            done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+            assert done.returncode == -signal.SIGKILL
+
+        write_atomically(path, write)
+        assert path.read_text(encoding="utf-8") == "whole"
+        [left] = [one for one in tmp_path.iterdir() if one != path]
+        own = left.with_name(re.sub(r"-\d+-", f"-{os.getpid()}-", left.name))
+        foreign = left.with_name(".00000000-1-00000000.partial")
+        own.touch()
+        foreign.touch()
+        remove_abandoned(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([path, own, foreign])
 
 
 class TestReadingOurs:
@@ -292,8 +375,7 @@ def test_an_index_that_is_damaged(tmp_path: Path, content: str) -> None:
 
 def test_what_is_written_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
-    for name in ("file", ".file.partial"):
-        (tmp_path / name).symlink_to(tmp_path / "precious")
+    (tmp_path / "file").symlink_to(tmp_path / "precious")
     save_text(tmp_path / "file", "new")
     assert (tmp_path / "precious").read_text() == "precious"
     assert not (tmp_path / "file").is_symlink()
