@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.data.batches import readable
-from cyclevar.core.data.images import PICTURE_SUFFIXES
+from cyclevar.core.data.image_formats import PICTURE_SUFFIXES
 from cyclevar.core.data.sources import FolderSource, PictureList
 from cyclevar.core.data.transforms import to_tensor
 from cyclevar.core.errors import ConfigError, DataError

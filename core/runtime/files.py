@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 
 from cyclevar.core.errors import CheckpointError
 

@@ -393,7 +393,9 @@ def test_an_unreadable_list_of_entry_points_is_named(tmp_path: Path, text: str) 
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torn\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(text)
-    code = "import cyclevar.core.config.base, torch, sys; from cyclevar.cli.main import main; sys.exit(main(['plugins']))"
+    code = (
+        "import cyclevar.core.config.base, torch, sys\nfrom cyclevar.cli.main import main\nsys.exit(main(['plugins']))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
