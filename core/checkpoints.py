@@ -241,6 +241,15 @@ def digest(module: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether no number is NaN or infinite. A sum tells it in a tenth of the time, unless it overflows."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    tensor = tensor.detach()
+    tensor = tensor.float() if tensor.itemsize == 1 else tensor  # sums of 8-bit floats do not exist
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
 def require_file(path: Path) -> None:
     """Raise `CheckpointError` unless ``path`` is a file."""
     if not path.is_file():

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from cyclevar.core.checkpoints import save_tensors, save_text
+from cyclevar.core.checkpoints import is_finite, save_tensors, save_text
 from cyclevar.core.errors import CheckpointError
 from cyclevar.core.report.files import RunFiles
 from cyclevar.core.training.runs import Parts, pack_state, set_random_state
@@ -35,7 +35,7 @@ def demand_finite(figures: Mapping[str, float]) -> None:
 def demand_finite_state(parts: Parts) -> None:
     """Raise `NonFiniteError` naming the first tensor of a training state that is not finite."""
     for name, tensor in pack_state(parts).items():
-        if not _finite(tensor):
+        if not is_finite(tensor):
             raise NonFiniteError(f"{name} is not finite")
 
 
@@ -74,20 +74,20 @@ class _Search:
 
     def look(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """The forward hook of every module; inner ones come first."""
-        if not all(map(_finite, _tensors(output))):
-            reasons = "its weights are not finite" if not all(map(_finite, module.parameters())) else ""
-            reasons = reasons or ("" if all(map(_finite, _tensors(inputs))) else "its input was not finite either")
+        if not all(map(is_finite, _tensors(output))):
+            reasons = "its weights are not finite" if not all(map(is_finite, module.parameters())) else ""
+            reasons = reasons or ("" if all(map(is_finite, _tensors(inputs))) else "its input was not finite either")
             self._found = f"{self._name(module)}, forward" + (f" ({reasons})" if reasons else "")
             raise _FoundError
         for tensors, hook in ((_tensors(output), self._at_output), (_tensors(inputs), self._at_input)):
             self._hooks += [t.register_hook(functools.partial(hook, module)) for t in tensors if t.requires_grad]
 
     def _at_output(self, module: nn.Module, gradient: Tensor) -> None:
-        if not _finite(gradient):
+        if not is_finite(gradient):
             self._reached.setdefault(module, self._name(module))
 
     def _at_input(self, module: nn.Module, gradient: Tensor) -> None:
-        if self._found is None and module not in self._reached and not _finite(gradient):
+        if self._found is None and module not in self._reached and not is_finite(gradient):
             self._found = f"{self._name(module)}, backward"
 
     def result(self) -> str | None:
@@ -96,7 +96,7 @@ class _Search:
         if self._found is None:
             for module, name in self._names.items():
                 for own, parameter in module.named_parameters(recurse=False):
-                    if parameter.grad is not None and not _finite(parameter.grad):
+                    if parameter.grad is not None and not is_finite(parameter.grad):
                         return f"{name}, backward (the gradient of its {own})"
         return self._found
 
@@ -123,14 +123,6 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Mapping):
         value = list(value.values())
     return [tensor for one in value for tensor in _tensors(one)] if isinstance(value, list | tuple) else []
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether all numbers are; a sum tells it in a tenth of the time, unless it overflows itself."""
-    if not tensor.is_floating_point():
-        return True
-    tensor = tensor.detach()
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def keep_failure(

@@ -22,6 +22,15 @@ from cyclevar.core.report.files import RunFiles, read_lines
 from cyclevar.core.settings import Settings, flat, load_yaml
 from cyclevar.core.training.manifest import Manifest
 from cyclevar.core.training.sharded import cut_like, whole
+from cyclevar.core.training.state_check import (
+    check_finite,
+    check_metadata,
+    check_random,
+    find_misfit,
+    list_moments,
+    read_score,
+    read_step,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -135,74 +144,131 @@ class RunFolder(RunFiles):
         if self.writes:
             _append(self.metrics, values)
 
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after ``step``, and the best states of later steps: a resumed run makes them anew."""
+        self.rewind_log(step)
+        if self.writes:
+            self._rewind_best(step)
+
     def rewind_log(self, step: int) -> None:
         """Drop the metrics of steps after ``step``, which a resumed run makes anew."""
         if self.writes and self.metrics.exists():
             lines, _ = read_lines(self.metrics)
             save_text(self.metrics, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
 
-    def save(self, step: int, parts: Parts, *, keep: int) -> None:
-        """Write the training state after ``step`` updates and note it; all but the newest ``keep`` states go."""
-        path, tensors = self.checkpoints / f"step-{step:08d}.safetensors", pack_state(parts)
+    def save(self, step: int, parts: Parts, *, keep: int, position: Mapping[str, Any] | None = None) -> None:
+        """Write the training state after ``step`` updates and note it; all but the newest ``keep`` states go.
+
+        ``position`` is what `position` returns of this step: ``due``, what is due and not made yet, and ``meter``.
+        """
+        path, tensors = self._checkpoint(step), pack_state(parts)
         if not self.writes:
             return
         self.manifest.forget(path)
-        save_tensors(path, tensors, {"step": step})
+        save_tensors(path, tensors, {"step": step, "moments": list_moments(parts), **(position or {})})
         for old in self.saved()[:-keep]:
             old.unlink()
+        self._drop_earlier_best()
         self.manifest.add(path)
 
-    def restore(self, parts: Parts) -> int:
-        """Load the newest whole state into ``parts``; the number of updates made, 0 where nothing was saved.
+    def position(self, step: int) -> Mapping[str, Any]:
+        """Return what `save` was given with the checkpoint of ``step``; nothing if there is no such checkpoint."""
+        path = self._checkpoint(step)
+        return load_metadata(path) if path.exists() else {}
 
-        A damaged file, a best state too, is put aside as ``*.damaged``. Raises `CheckpointError` where all are damaged,
-        or where a state does not fit ``parts``.
+    def _checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}.safetensors"
+
+    def restore(self, parts: Parts) -> int:
+        """Load the newest whole state into ``parts``; return the number of updates made, 0 if nothing was saved.
+
+        All of a state is checked before any of it is loaded. A damaged file, a best state too, is put aside as
+        ``*.damaged``. Raises `CheckpointError` if all are damaged, or if a state does not fit ``parts``.
         """
-        if self.best_state.exists():
-            self._whole(self.best_state, "going on without a best state")
-        saved = self.saved()
+        for path in [self.best_state, *self._earlier_best()]:
+            if path.exists():
+                self._whole(path, "going on without this best state")
+        saved, flaw = self.saved(), ""
         for path in reversed(saved):
             found = self._whole(path, "going on with the checkpoint before it")
-            if found is not None:
-                tensors, metadata = found
-                unpack_state(parts, tensors, what=str(path))
-                return int(metadata["step"])
+            if isinstance(found, str):
+                flaw = flaw or found
+                continue
+            unpack_state(parts, found, what=str(path))
+            return step_of(path)
         if saved:
-            raise CheckpointError(f"no checkpoint in {self.checkpoints} can be read", hint="start a new run with --out")
+            raise CheckpointError(
+                f"no checkpoint in {self.checkpoints} can be read",
+                hint=f"start a new run with --out; the newest is put aside: {flaw}",
+            )
         return 0
 
-    def _whole(self, path: Path, instead: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What a state holds; where it is damaged, a warning that ends in ``instead``, and it is put aside."""
+    def _whole(self, path: Path, instead: str) -> dict[str, Tensor] | str:
+        """Return what a state holds. If it is damaged: warn, put it aside and return what is wrong."""
         try:
             if flaw := self.manifest.flaw(path):
                 raise CheckpointError(flaw)
             tensors, metadata = load_tensors(path)
-            int(metadata["step"])
-            return tensors, metadata
-        except (CheckpointError, KeyError, ValueError, TypeError) as error:
+            if path in (self.best_state, *self._earlier_best()):
+                read_step(metadata)
+                read_score(metadata)
+            else:
+                check_metadata(metadata, tensors, step_of(path))
+            check_random(tensors)
+            check_finite(tensors)
+            return tensors
+        except CheckpointError as error:
             _log.warning("%s is damaged; %s (%s)", path, instead, error)
             path.replace(path.with_suffix(".damaged"))
-            return None
+            return str(error)
 
     def save_best(self, step: int, score: float, parts: Parts) -> None:
-        """Write ``parts`` beside the checkpoints, in place of what was best before."""
+        """Write ``parts`` beside the checkpoints, as the best state.
+
+        The one before is kept as ``best-NNNNNNNN`` as long as the run may be resumed from a step before this one.
+        """
         tensors = pack_state(parts)
         if not self.writes:
             return
+        before = self.best()
+        if before is not None and before.step < step:
+            self.manifest.rename(self.best_state, self.checkpoints / f"best-{before.step:08d}.safetensors")
         self.manifest.forget(self.best_state)
         save_tensors(self.best_state, tensors, {"step": step, "score": score})
         self.manifest.add(self.best_state)
 
     def best(self) -> Best | None:
-        """What `save_best` wrote last; None where there is nothing, or, with a warning, where it is damaged."""
-        if not self.best_state.exists():
-            return None
-        try:
-            metadata = load_metadata(self.best_state)
-            return Best(int(metadata["step"]), float(metadata["score"]))
-        except (CheckpointError, KeyError, ValueError, TypeError) as error:
-            _log.warning("%s is damaged and is not used (%s)", self.best_state, error)
-            return None
+        """Return what `save_best` wrote last; None if there is nothing or, with a warning, if it is damaged."""
+        return _read_best(self.best_state) if self.best_state.exists() else None
+
+    def _earlier_best(self) -> list[Path]:
+        """Return the states that were best before, oldest first."""
+        found = [path for path in self.checkpoints.glob("best-*.safetensors") if re.fullmatch(r"best-\d+", path.stem)]
+        return sorted(found, key=step_of)
+
+    def _rewind_best(self, step: int) -> None:
+        """Make the best state of steps up to ``step`` the best one, and remove those of later steps."""
+        self.manifest.finish()
+        best = self.best()
+        if best is not None and best.step <= step:
+            return
+        self.best_state.unlink(missing_ok=True)
+        for path in reversed(self._earlier_best()):
+            if step_of(path) <= step and _read_best(path) is not None:
+                self.manifest.rename(path, self.best_state)
+                return
+            path.unlink()
+
+    def _drop_earlier_best(self) -> None:
+        """Remove earlier best states that no kept checkpoint goes back to."""
+        oldest, best = step_of(self.saved()[0]), self.best()
+        earlier = self._earlier_best()
+        if best is not None and best.step <= oldest:
+            needless = earlier
+        else:
+            needless = [path for path in earlier if step_of(path) <= oldest][:-1]
+        for path in needless:
+            path.unlink()
 
     def restore_best(self, parts: Parts) -> None:
         """Load what `save_best` wrote. Raises `CheckpointError` where it is missing, damaged or does not fit."""
@@ -220,7 +286,17 @@ class RunFolder(RunFiles):
 
 def step_of(checkpoint: Path) -> int:
     """The number of updates that a checkpoint's name tells."""
-    return int(checkpoint.stem.removeprefix("step-"))
+    return int(checkpoint.stem.rpartition("-")[2])
+
+
+def _read_best(path: Path) -> Best | None:
+    """Return step and score of a best state; None, with a warning, if it is damaged."""
+    try:
+        metadata = load_metadata(path)
+        return Best(read_step(metadata), read_score(metadata))
+    except CheckpointError as error:
+        _log.warning("%s is damaged and is not used (%s)", path, error)
+        return None
 
 
 def _is_whole(path: Path) -> bool:
@@ -260,7 +336,13 @@ def pack_state(parts: Parts) -> dict[str, Tensor]:
 
 
 def unpack_state(parts: Parts, tensors: Mapping[str, Tensor], *, what: str) -> None:
-    """The inverse of `pack_state`. Learning rates and the like come from the settings, not from the file."""
+    """The inverse of `pack_state`. Learning rates and the like come from the settings, not from the file.
+
+    Raises `CheckpointError`, and loads nothing, if a name, shape or dtype is not what ``parts`` have.
+    """
+    if misfit := find_misfit(parts, tensors):
+        raise _misfit(what, *misfit)
+    check_random(tensors)
     for name, part in parts.items():
         own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         try:
@@ -276,12 +358,15 @@ def unpack_state(parts: Parts, tensors: Mapping[str, Tensor], *, what: str) -> N
                     state.setdefault(int(index), {})[field] = cut_like(value, example)
                 part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
         except (RuntimeError, ValueError, LookupError) as error:
-            reason = str(error).splitlines()
-            raise CheckpointError(
-                f"{what} does not fit this run in its part {name!r} ({' '.join(reason[:3])})",
-                hint="resume with the settings of that run, or start a new one with --out",
-            ) from error
+            raise _misfit(what, name, " ".join(str(error).splitlines()[:3])) from error
     set_random_state(tensors)
+
+
+def _misfit(what: str, part: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{what} does not fit this run in its part {part!r} ({reason})",
+        hint="resume with the settings of that run, or start a new one with --out",
+    )
 
 
 def random_state() -> dict[str, Tensor]:
