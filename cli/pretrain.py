@@ -94,12 +94,20 @@ def command(
 
     with display() as shown:
         allowed = separate(allow_change)
-        pretrain(run.config, run.out, resume=run.resume, display=shown, device=device, allowed=allowed)
+        made = pretrain(
+            run.config,
+            run.out,
+            resume=run.resume,
+            numbered=run.numbered,
+            display=shown,
+            device=device,
+            allowed=allowed,
+        ).parent
     if not leads():
         return
-    typer.echo(f"{run.out} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
+    typer.echo(f"{made} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
     family = "" if run.config.backbone == PretrainConfig().backbone else f" --backbone {run.config.backbone}"
-    more = f"{family} --weights {run.out}{_pictures(run.config.data)}"
+    more = f"{family} --weights {made}{_pictures(run.config.data)}"
     typer.echo(
         f"  cyclevar pretrain --stage backbone{more}" if run.config.stage == "tokenizer" else f"  cyclevar train{more}"
     )

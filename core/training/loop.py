@@ -129,11 +129,19 @@ class StoppedError(CyclevarError):
         self.exit_code = 128 + number
 
 
-def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tracker: Tracker | None = None) -> None:
+def run(
+    task: Task,
+    folder: RunFolder,
+    config: LoopConfig,
+    display: Display,
+    tracker: Tracker | None = None,
+    begin: Callable[[], object] = lambda: None,
+) -> None:
     """Train until ``config.steps`` updates are made, from the newest checkpoint if there is one.
 
-    ``tracker`` is told what the log is told. The run's report is kept up to date. A step that makes something that is
-    not finite is written to ``RUN/failures``; ``config.on_divergence`` says what follows.
+    ``begin`` is called once the checkpoint is loaded, before anything is written: a state that is refused changes
+    nothing. ``tracker`` is told what the log is told. The run's report is kept up to date. A step that makes something
+    that is not finite is written to ``RUN/failures``; ``config.on_divergence`` says what follows.
 
     Raises:
         StoppedError: SIGTERM or SIGINT came; the update was finished and the state saved. A second one stops at once.
@@ -141,7 +149,7 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
         CheckpointError: a state cannot be read or saved; what was saved before is untouched.
         PluginError: a callback failed; the state was saved.
     """
-    training = _Training(task, folder, config, display, tracker or Tracker())
+    training = _Training(task, folder, config, display, tracker or Tracker(), begin)
     with _signals() as caught, contextlib.ExitStack() as at_the_end:
         training.begin(at_the_end)
         while training.step < config.steps:
@@ -152,7 +160,15 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
 class _Training:
     """A run while it goes on: ``step`` updates are made."""
 
-    def __init__(self, task: Task, folder: RunFolder, config: LoopConfig, display: Display, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        task: Task,
+        folder: RunFolder,
+        config: LoopConfig,
+        display: Display,
+        tracker: Tracker,
+        begin: Callable[[], object],
+    ) -> None:
         self._task, self._folder, self._config, self._display = task, folder, config, display
         self._tracker, self._report, self._meter = tracker, _Report(folder), _Meter(task)
         self._spikes, self._warned = Spikes(config.spike), set[str]()
@@ -160,10 +176,10 @@ class _Training:
         """What is due after the last step and not made yet."""
         self._acts = list[Callable[[], object]]()
         task.team.align(task.parts())
-        self._restore()
+        self._left_out = steps_left_out(folder)
+        self._restore(begin)
         if self.step:
             display.note(f"resumed after {self.step} of {config.steps} steps")
-        self._left_out = steps_left_out(folder)
         if config.on_divergence == "restore" and task.team.answer(not folder.saved()):
             self._save()
 
@@ -287,9 +303,10 @@ class _Training:
         position = {"due": self._open, "meter": self._meter.state()}
         self._folder.save(self.step, parts, keep=self._config.keep, position=position)
 
-    def _restore(self) -> None:
-        """Go on from the newest checkpoint."""
+    def _restore(self, begin: Callable[[], object] = lambda: None) -> None:
+        """Load the newest checkpoint, call ``begin``, and rewind the run to it."""
         self.step = self._task.team.in_turn(lambda: self._folder.restore(self._task.parts()))
+        begin()
         self._folder.rewind(self.step)
         position = self._folder.position(self.step)
         self._open = [name for name in position.get("due", ()) if name in self._list_due()]

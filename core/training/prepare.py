@@ -36,6 +36,8 @@ class Prepared(Generic[Config]):
     config: Config
     out: Path
     resume: bool
+    numbered: bool = False
+    """Whether ``out`` is a free name that was chosen here: if it is taken meanwhile, the next one serves."""
 
 
 def prepare(
@@ -67,7 +69,7 @@ def prepare(
     if found is not None:
         config = assemble(kind, found / CONFIG, file, options, overrides)
         return Prepared(config, found, resume=True)
-    return Prepared(config, out or _new_folder(root, _name(config)), resume=False)
+    return Prepared(config, out or _new_folder(root, _name(config)), resume=False, numbered=out is None)
 
 
 def assemble(
@@ -190,6 +192,11 @@ def _pictures(data: DataConfig) -> str:
         return "emoji"
     names = [Path(path).resolve().name for path in (data.source, data.other) if path is not None]
     return re.sub(r"[^\w.-]+", "_", "-".join(names))
+
+
+def next_folder(taken: Path) -> Path:
+    """Return the folder to use instead of one that `prepare` chose, if that is taken."""
+    return _new_folder(taken.parent, re.sub(r"-\d+$", "", taken.name))
 
 
 def _new_folder(root: Path, name: str) -> Path:

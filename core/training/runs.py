@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
+import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch.optim import Optimizer
 from cyclevar.core.checkpoints import load_metadata, load_tensors, save_tensors, save_text
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.report.files import RunFiles, read_lines
+from cyclevar.core.runtime.locks import LOCK
 from cyclevar.core.settings import Settings, flat, load_yaml
 from cyclevar.core.training.manifest import Manifest
 from cyclevar.core.training.sharded import cut_like, whole
@@ -43,6 +46,9 @@ Facts = Mapping[str, str]
 
 FACTS = ("data", "perceptual_distance", "feature_net", "tokenizer", "backbone", "discriminator")
 """What facts there may be."""
+
+OTHERS_WRITE, YOUNG = (".report.html", ".evaluation.json"), 600
+"""Beginnings of temporary names that other commands use in a run folder, and for how many seconds they stay."""
 
 Changes = Mapping[str, tuple[Any, Any]]
 """What a run that goes on changes, dotted name -> before and now."""
@@ -132,12 +138,23 @@ class RunFolder(RunFiles):
         save_text(self.facts, yaml.safe_dump(dict(facts), sort_keys=False))
         self.samples.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        for partial in [*self.path.glob(".*.partial"), *self.path.glob("*/.*.partial")]:
-            partial.unlink()
+        self.clean()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         saved = self.saved()
         start = {"step": step_of(saved[-1]) if saved else 0, "time": now, "machine": dict(machine or {})}
         _append(self.starts, start | ({"changed": dict(changes)} if changes else {}))
+
+    def clean(self) -> None:
+        """Remove the temporary files of processes that were killed. Call it only with the folder locked.
+
+        What commands beside a training write (`OTHERS_WRITE`) may be in the making, and stays while it is young.
+        """
+        for folder in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
+            for path in _unfinished(folder):
+                with contextlib.suppress(FileNotFoundError):
+                    young = time.time() - path.stat().st_mtime < YOUNG
+                    if not (young and path.name.startswith(OTHERS_WRITE)):
+                        path.unlink()
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to the metrics."""
@@ -300,8 +317,13 @@ def _read_best(path: Path) -> Best | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file is more than what a process that was killed had begun to write."""
-    return not (path.name.startswith(".") and path.suffix == ".partial")
+    """Return whether a file is more than a lock, or what a process that was killed had begun to write."""
+    return not (path.name == LOCK or path in _unfinished(path.parent))
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """Return the temporary files in a folder, ours and those of the safetensors writer."""
+    return [path for pattern in (".*.partial", ".tmp*") for path in folder.glob(pattern) if path.is_file()]
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

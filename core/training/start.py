@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cyclevar.core.checkpoints import digest, load_tensors, save_text
 from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
-from cyclevar.core.errors import CheckpointError, ConfigError, DataError
+from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.features import FeatureNet, load_feature_net
 from cyclevar.core.manager import get_manager
@@ -25,12 +27,15 @@ from cyclevar.core.models import open_model
 from cyclevar.core.names import strip_prefix
 from cyclevar.core.picture_model import PictureModel
 from cyclevar.core.report.machine import describe_machine
+from cyclevar.core.runtime.locks import FolderLock, InUseError
+from cyclevar.core.settings import flat
 from cyclevar.core.shipped import BEST, WEIGHTS, shipped_weights
 from cyclevar.core.training.backbone import BackboneTask
 from cyclevar.core.training.device import make_accelerator
 from cyclevar.core.training.loop import Display, Task, run
 from cyclevar.core.training.lora import require_peft
 from cyclevar.core.training.objective import Targets
+from cyclevar.core.training.prepare import next_folder
 from cyclevar.core.training.reconstruction import build_reconstructions
 from cyclevar.core.training.runs import RunFolder
 from cyclevar.core.training.team import ALONE, Team
@@ -57,22 +62,40 @@ def pretrain(
     display: Display,
     device: str = "auto",
     allowed: Collection[str] | None = (),
+    numbered: bool = False,
 ) -> Path:
     """Train a tokenizer or a backbone; returns the model file, ``OUT/model.safetensors``.
 
     ``resume``: go on with the run in ``out``, if there is one; ``allowed`` names settings and facts that may differ
-    from those it had. ``device``: auto, cpu or cuda.
+    from those it had. ``device``: auto, cpu or cuda. ``numbered``: if the folder ``out`` is taken, use the next number
+    (`prepare`).
     """
     config = get_manager().fold("cyclevar_configure", config)
     settings, section = getattr(config, config.section), config.section
     steps_are_free = config.stage == "backbone" and settings.optimizer.decay == "constant"
     free = {"tracker", *(f"{section}.loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
-    folder.check(config, resume=resume, free=free, allowed=allowed)
-    tracker = open_tracker(config.tracker, folder, config)
+    if not numbered:
+        folder.check(config, resume=resume, free=free, allowed=allowed)
+    open_tracker(config.tracker, folder, config)  # raises if its package is missing
     accelerator = make_accelerator(device, config.precision)
-    team = Team(accelerator)
-    display, tracker = _leading(team, folder, display, tracker)
+    with _entered(folder, config, Team(accelerator), resume=resume, numbered=numbered) as entered:
+        return _pretrain(config, entered, accelerator, resume=resume, display=display, free=free, allowed=allowed)
+
+
+def _pretrain(
+    config: PretrainConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    display: Display,
+    free: Collection[str],
+    allowed: Collection[str] | None,
+) -> Path:
+    """Do what `pretrain` does, in a folder that is locked."""
+    settings, out, team = getattr(config, config.section), folder.path, Team(accelerator)
+    display, tracker = _leading(team, folder, display, open_tracker(config.tracker, folder, config))
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
     model = _pretraining_model(config)
@@ -110,11 +133,12 @@ def pretrain(
         _learn_domains(model, dataset.domains, display)
         task = BackboneTask(model, config.transformer, batches, validation, dataset.domains, config.seed, accelerator)
     changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
-    team.demand_same({**facts, "run folder": str(out)})
-    folder.begin(config, facts, describe_machine(accelerator.device), changes)
+    team.demand_same(facts)
+    machine = describe_machine(accelerator.device)
+    begin = functools.partial(folder.begin, config, facts, machine, changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, folder, display, team):
-        run(task, folder, settings.loop, display, tracker)
+        run(task, folder, settings.loop, display, tracker, begin)
     part.load_state_dict(task.ema.module.state_dict())
     path = out / WEIGHTS
     if team.leads:
@@ -130,25 +154,43 @@ def train(
     display: Display,
     device: str = "auto",
     allowed: Collection[str] | None = (),
+    numbered: bool = False,
 ) -> Path:
     """Fine-tune a model to translate; returns the run folder, which is a translator that `Translator.load` opens.
 
     ``resume``: go on with the run in ``out``, if there is one; ``allowed`` names settings and facts that may differ
-    from those it had. ``device``: auto, cpu or cuda.
+    from those it had. ``device``: auto, cpu or cuda. ``numbered``: if the folder ``out`` is taken, use the next number
+    (`prepare`).
     """
     config = get_manager().fold("cyclevar_configure", config)
     steps_are_free = config.optimizer.decay == "constant"
     free = {"tracker", "sharded", *(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
-    folder.check(config, resume=resume, free=free, allowed=allowed)
-    tracker = open_tracker(config.tracker, folder, config)
+    if not numbered:
+        folder.check(config, resume=resume, free=free, allowed=allowed)
+    open_tracker(config.tracker, folder, config)  # raises if its package is missing
     if config.lora.rank:
         require_peft()
         if config.sharded:
             raise ConfigError("sharded is true beside lora.rank", expected="one of the two: adapters are small")
     accelerator = make_accelerator(device, config.precision)
-    team = Team(accelerator)
-    display, tracker = _leading(team, folder, display, tracker)
+    with _entered(folder, config, Team(accelerator), resume=resume, numbered=numbered) as entered:
+        return _train(config, entered, accelerator, resume=resume, display=display, free=free, allowed=allowed)
+
+
+def _train(
+    config: TrainConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    display: Display,
+    free: Collection[str],
+    allowed: Collection[str] | None,
+) -> Path:
+    """Do what `train` does, in a folder that is locked."""
+    out, team = folder.path, Team(accelerator)
+    display, tracker = _leading(team, folder, display, open_tracker(config.tracker, folder, config))
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
     model = start_model(config)
@@ -184,11 +226,12 @@ def train(
     if frozen := task.frozen_judge():
         facts["discriminator"] = frozen  # checkpoints hold its heads alone
     changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
-    team.demand_same({**facts, "run folder": str(out)})
-    folder.begin(config, facts, describe_machine(accelerator.device), changes)
+    team.demand_same(facts)
+    machine = describe_machine(accelerator.device)
+    begin = functools.partial(folder.begin, config, facts, machine, changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, folder, display, team), _nothing_left(folder, team, resume=resume):
-        run(task, folder, config.loop, display, tracker)
+        run(task, folder, config.loop, display, tracker, begin)
 
     def save(model: PictureModel, where: Path) -> None:
         if team.leads:
@@ -201,6 +244,43 @@ def train(
         save(task.finished(), out / BEST)
         display.note(f"best in validation was step {best.step}: {out / BEST} (--checkpoint best)")
     return out
+
+
+@contextlib.contextmanager
+def _entered(
+    folder: RunFolder, config: TrainConfig | PretrainConfig, team: Team, *, resume: bool, numbered: bool
+) -> Iterator[RunFolder]:
+    """Lock the run folder, with ``numbered`` the next free one, and have all processes agree on it and on settings.
+
+    Raises, in every process:
+        ConfigError: settings differ between processes, or another training is in the folder.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(team.watching(folder.path))
+        place = {} if numbered else {"run folder": str(folder.path)}
+        team.demand_same({**flat(config.model_dump(mode="json")), **place, "resume": resume})
+        path, problem = folder.path, None
+        if team.leads:
+            try:
+                lock, path = _lock(folder.path, numbered=numbered)
+                held.enter_context(lock)
+            except CyclevarError as error:
+                problem = error
+        path, problem = team.answer((path, problem))
+        if problem is not None:
+            raise problem
+        yield RunFolder(path)
+
+
+def _lock(path: Path, *, numbered: bool) -> tuple[FolderLock, Path]:
+    """Return the lock of a run folder and the folder; with ``numbered`` of the first one that is free."""
+    while True:
+        try:
+            return FolderLock(path, new=numbered), path
+        except InUseError:
+            if not numbered:
+                raise
+            path = next_folder(path)
 
 
 class _Silent:

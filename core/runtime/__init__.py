@@ -1,0 +1,1 @@
+"""What surrounds a model: device, machine, memory, files, random numbers."""
