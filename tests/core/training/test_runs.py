@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -154,6 +156,31 @@ def test_what_a_killed_process_began_to_write_is_no_run(folder: RunFolder, tmp_p
     (folder.checkpoints / ".step-00000005.safetensors.partial").write_text("half")
     folder.begin(TrainConfig(), FACTS)
     assert list(folder.checkpoints.iterdir()) == []
+
+
+def test_temporary_files_of_dead_writers_are_removed(folder: RunFolder) -> None:
+    """Of the safetensors writer too. What another command may be writing just now stays while it is young."""
+    failure = folder.failures / "step-00000003"
+    failure.mkdir(parents=True)
+    dead = [
+        folder.checkpoints / ".tmpYcOsZG",
+        folder.checkpoints / ".best.safetensors.partial",
+        folder.path / ".model.safetensors.partial",
+        folder.path / ".tmp4fQw1x",
+        folder.samples / ".step-00000005.png.7.partial",
+        failure / ".batch.safetensors.partial",
+    ]
+    report = folder.path / ".report.html.partial"
+    kept = [folder.path / ".hidden", folder.path / "notes.partial", folder.path / ".tmp.d"]
+    kept[-1].mkdir()
+    for path in (*dead, report, *kept[:-1]):
+        path.write_text("half")
+    folder.begin(TrainConfig(), FACTS)
+    assert [path for path in dead if path.exists()] == []
+    assert all(path.exists() for path in (report, *kept))
+    os.utime(report, (time.time() - 3600,) * 2)
+    folder.begin(TrainConfig(), FACTS)
+    assert not report.exists()
 
 
 def test_a_half_written_start_spoils_no_other(folder: RunFolder) -> None:
