@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import load_published, load_tensors
+from cyclevar.core.checkpoints import check_numbers, load_published, load_tensors
 from cyclevar.core.config import FamilyConfig, ModelConfig, TranslationConfig
 from cyclevar.core.direct import DirectModel
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
@@ -78,7 +78,7 @@ class Model(PictureModel):
 
         A file that is on this disk may be given as it is called on the hub, such as ``var_d16.pth``.
 
-        Raises `CheckpointError` naming the keys that are missing, unknown or of another shape.
+        Raises `CheckpointError` naming the keys that are missing, unknown, of another shape or not finite.
         """
         for part, source in (("tokenizer", tokenizer), ("backbone", backbone)):
             if source is None:
@@ -93,6 +93,7 @@ class Model(PictureModel):
             expected = module.state_dict()
             looks_like = functools.partial(recognize, published, better_than=table.likeness(published, expected))
             state = table.to_ours(published, expected, what=what, looks_like=looks_like)
+            check_numbers(what, state, expected)
             self._fill(part, state, owned=not isinstance(source, Mapping))
         return self
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from cyclevar.core.data.transforms import Pixels, from_array, to_picture
 from cyclevar.core.errors import ConfigError, DataError, PictureError, UnknownNameError
 from cyclevar.core.translator import Target, Translator
 
+_log = logging.getLogger(__name__)
+
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95}),
@@ -36,6 +39,9 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
 }
 """Suffix -> Pillow's format and its options. GIF is read but not written: 256 colours are too few."""
+
+VISIBLE = 8
+"""Range of 8-bit values from which on an image has more than one color."""
 
 LARGEST = 16384
 """The longest side that can be asked for, in pixels."""
@@ -165,7 +171,7 @@ def translate_files(
     check_request(translator, target, batch_size, size)
 
     def translate() -> Iterator[Outcome]:
-        todo = list[Job]()
+        todo, blank = list[Job](), list[Path]()
         with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
             for job in jobs:
                 if not overwrite and _is_done(job):
@@ -173,12 +179,25 @@ def translate_files(
                     continue
                 todo.append(job)
                 if len(todo) == batch_size:
-                    yield from _translate_batch(translator, todo, target, size, pool)
+                    yield from _translate_batch(translator, todo, target, size, pool, blank)
                     todo = []
             if todo:
-                yield from _translate_batch(translator, todo, target, size, pool)
+                yield from _translate_batch(translator, todo, target, size, pool, blank)
+        if blank:
+            _log.warning(
+                "%d translations are of one color although their sources are not, the first is %s: check the model",
+                len(blank),
+                blank[0],
+            )
 
     return translate()
+
+
+def is_blank(fitted: Fitted, output: Tensor) -> bool:
+    """Return whether an output ``[3,H,W]`` in [-1,1] has one color, or no numbers, and its source more than one."""
+    source = fitted.pixels.reshape(-1, 3)
+    ranges = output.amax((1, 2)) - output.amin((1, 2))
+    return bool((source.max(0) - source.min(0)).max() >= VISIBLE) and not bool((ranges >= 2 / 255).any())
 
 
 def check_request(translator: Translator, target: Target, batch_size: int, size: int | None) -> None:
@@ -229,13 +248,22 @@ def unfit(output: Tensor, fitted: Fitted, size: int | None = None) -> Image.Imag
 
 
 def _translate_batch(
-    translator: Translator, jobs: Sequence[Job], target: Target, size: int | None, pool: ThreadPoolExecutor
+    translator: Translator,
+    jobs: Sequence[Job],
+    target: Target,
+    size: int | None,
+    pool: ThreadPoolExecutor,
+    blank: list[Path],
 ) -> Iterator[Outcome]:
+    """Translate one batch; outputs of a single color are added to ``blank``."""
     found = list(pool.map(functools.partial(_load, canvas=translator.model.image_size), jobs))
     fitted = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, Fitted)}
     problems = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, str)}
     if fitted:
         outputs = translate_fitted(translator, list(fitted.values()), target)
+        blank += [
+            job.output for (job, one), output in zip(fitted.items(), outputs, strict=True) if is_blank(one, output)
+        ]
         saved = pool.map(functools.partial(_save, size=size), fitted, fitted.values(), outputs)
         problems |= zip(fitted, saved, strict=True)
     for job in jobs:

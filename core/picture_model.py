@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import save_tensors
+from cyclevar.core.checkpoints import check_numbers, save_tensors
 from cyclevar.core.config import TranslationConfig
 from cyclevar.core.interfaces import Condition
 from cyclevar.core.names import check_keys
@@ -116,7 +116,7 @@ class PictureModel(nn.Module, ABC):
         save_tensors(Path(path), state, metadata)
 
     def load_state(self, state: dict[str, Tensor], *, what: str, owned: bool = False) -> None:
-        """Load our own state dict, any float type. Raises `CheckpointError` naming what does not fit.
+        """Load our own state dict, any float type. Raises `CheckpointError` naming what does not fit or is not finite.
 
         A model that has no memory yet takes over the very tensors of an ``owned`` one, which the caller then forgets.
         """
@@ -127,6 +127,7 @@ class PictureModel(nn.Module, ABC):
             if name in state and state[name].shape != own[name].shape
         ]
         check_keys(what, [n for n in own if n not in state], [n for n in state if n not in own], wrong)
+        check_numbers(what, state, own)
         self._fill("", state, owned=owned)
 
     @abstractmethod

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import digest, load_tensors, save_text
+from cyclevar.core.checkpoints import check_numbers, digest, load_tensors, save_text
 from cyclevar.core.config import DataConfig, PretrainConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
@@ -367,6 +367,7 @@ def _copy_autoencoder(model: Model, config: PretrainConfig, display: Display) ->
             f"of {path} only {len(fitting)} tensors fit the {len(own)} of the autoencoder",
             expected="a model with a tokenizer of the same width, multipliers, residual_blocks and patch",
         )
+    check_numbers(str(path), fitting, own)
     model.tokenizer.load_state_dict(fitting, strict=False)
     left = [name for name in own if name not in fitting]
     display.note(
