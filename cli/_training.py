@@ -65,8 +65,8 @@ def leads() -> bool:
 
 def print_settings(prepared: Prepared[Any]) -> None:
     """Print complete settings as YAML, below a comment that names the run folder."""
-    import yaml
+    from cyclevar.core.settings import dump_yaml
 
     doing = "would go on with" if prepared.resume else "would write"
     typer.echo(f"# {doing} {prepared.out}")
-    typer.echo(yaml.safe_dump(prepared.config.model_dump(mode="json"), sort_keys=False), nl=False)
+    typer.echo(dump_yaml(prepared.config.model_dump(mode="json")), nl=False)

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cyclevar.core.checkpoints import load_metadata, load_tensors, save_tensors, save_text
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
-from cyclevar.core.report.files import RunFiles, read_lines
+from cyclevar.core.report.files import RunFiles, is_regular, read_lines
 from cyclevar.core.runtime.locks import LOCK
-from cyclevar.core.settings import Settings, flat, load_yaml
+from cyclevar.core.settings import Settings, dump_yaml, flat, load_yaml
 from cyclevar.core.training.manifest import Manifest
 from cyclevar.core.training.sharded import cut_like, whole
 from cyclevar.core.training.state_check import (
@@ -88,7 +87,7 @@ class RunFolder(RunFiles):
         section, and facts so too; None where the user has no say in it. Returns what differs. Writes nothing.
         """
         self._demand_known(allowed or (), config)
-        if not self.config.exists():
+        if not is_regular(self.config):
             if self.path.exists() and not (self.path.is_dir() and not any(map(_is_whole, self.path.iterdir()))):
                 raise ConfigError(f"{self.path} exists and is not a run", hint="choose another folder with --out")
             return {}
@@ -101,9 +100,14 @@ class RunFolder(RunFiles):
         before = flat(type(config)().model_dump(mode="json")) | flat(load_yaml(self.config))
         settings = _changes(before, {key: now.get(key) for key in before.keys() | now.keys()})
         self._refuse("settings differ", {key: value for key, value in settings.items() if key not in free}, allowed)
-        others = _changes(load_yaml(self.facts), facts) if facts is not None and self.facts.exists() else {}
+        others = _changes(self._read_facts(), facts) if facts is not None and self.facts.exists() else {}
         self._refuse("circumstances differ", others, allowed)
         return settings | {f"facts.{key}": value for key, value in others.items()}
+
+    def _read_facts(self) -> Facts:
+        if not is_regular(self.facts):
+            raise ConfigError(f"{self.facts} is not a file", hint="remove it, or start a new run with --out")
+        return load_yaml(self.facts, texts=True)
 
     def _demand_known(self, allowed: Collection[str], config: Settings) -> None:
         settings = flat(config.model_dump(mode="json"))
@@ -134,8 +138,8 @@ class RunFolder(RunFiles):
         """
         if not self.writes:
             return
-        save_text(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        save_text(self.facts, yaml.safe_dump(dict(facts), sort_keys=False))
+        save_text(self.config, dump_yaml(config.model_dump(mode="json")))
+        save_text(self.facts, dump_yaml(facts))
         self.samples.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         self.clean()

@@ -12,12 +12,10 @@ from torch.optim import Optimizer
 
 from cyclevar.core.checkpoints import is_finite
 from cyclevar.core.errors import CheckpointError, brief
+from cyclevar.core.report.files import LARGEST_STEP
 
 if TYPE_CHECKING:
     from cyclevar.core.training.runs import Parts
-
-LARGEST_STEP = 10**12
-"""Steps above this number are damage."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """Fields that AdamW keeps per parameter. The first two have the parameter's shape, the last is one number."""

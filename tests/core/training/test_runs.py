@@ -123,6 +123,29 @@ def test_other_facts_are_refused_by_name(folder: RunFolder) -> None:
     folder.check(TrainConfig(), FACTS, resume=True)
 
 
+@pytest.mark.parametrize(
+    "digest",
+    ["1e257802ef03011e", "12345e6789012345", "1234567890123456", "0123456701234567", "0x12", "true", "~", "1_0"],
+)
+def test_a_digest_is_a_text_whatever_it_looks_like(folder: RunFolder, digest: str) -> None:
+    facts = {"data": f"emoji {digest}", "tokenizer": digest}
+    folder.begin(TrainConfig(weights=digest), facts)
+    assert folder.check(TrainConfig(weights=digest), facts, resume=True) == {}
+    with pytest.raises(ConfigError, match=f"tokenizer was '{digest}', is '4567'"):
+        folder.check(TrainConfig(weights=digest), facts | {"tokenizer": "4567"}, resume=True)
+    folder.facts.write_text(f"data: emoji {digest}\ntokenizer: {digest}\n")  # as written without quotes
+    assert folder.check(TrainConfig(weights=digest), facts, resume=True) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_pipes_in_a_run_folder_are_refused_and_not_read(folder: RunFolder) -> None:
+    for path, message in ((folder.facts, "facts.yaml is not a file"), (folder.config, "exists and is not a run")):
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(ConfigError, match=message):
+            folder.check(TrainConfig(), FACTS, resume=True)
+
+
 def test_a_change_is_accepted_by_name_and_noted(folder: RunFolder) -> None:
     loop = LoopConfig(steps=7, validate_every=200, sample_every=200, save_every=100)
     changed, facts = TrainConfig(seed=3, loop=loop), FACTS | {"data": "emoji 89ab"}
