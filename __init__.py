@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cyclevar.core.data.datasets import open_dataset as open_dataset
-    from cyclevar.core.hookspecs import hookimpl as hookimpl
-    from cyclevar.core.model import Model as Model
-    from cyclevar.core.model import build as build
-    from cyclevar.core.model import load_model as load_model
+    from cyclevar.core.extension.hookspecs import hookimpl as hookimpl
+    from cyclevar.core.models.model import Model as Model
+    from cyclevar.core.models.model import build as build
+    from cyclevar.core.models.model import load_model as load_model
+    from cyclevar.core.pipelines.translator import Translator as Translator
     from cyclevar.core.schedule import ScaleSchedule as ScaleSchedule
-    from cyclevar.core.translator import Translator as Translator
 
     __version__: str
 
 _NAMES = {
-    "Model": "cyclevar.core.model",
+    "Model": "cyclevar.core.models.model",
     "ScaleSchedule": "cyclevar.core.schedule",
-    "Translator": "cyclevar.core.translator",
-    "build": "cyclevar.core.model",
-    "hookimpl": "cyclevar.core.hookspecs",
-    "load_model": "cyclevar.core.model",
+    "Translator": "cyclevar.core.pipelines.translator",
+    "build": "cyclevar.core.models.model",
+    "hookimpl": "cyclevar.core.extension.hookspecs",
+    "load_model": "cyclevar.core.models.model",
     "open_dataset": "cyclevar.core.data.datasets",
 }
 

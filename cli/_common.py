@@ -16,7 +16,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as train.steps=100; may be repeated."),
 ]
-"""``--set a.b=c``, for ``core.settings.apply_overrides``."""
+"""``--set a.b=c``, for ``core.config.files.apply_overrides``."""
 
 VisibilityOption = Annotated[
     list[str] | None, typer.Option("--visibility", metavar="NAME", help="A plugin's: which tokens see which.")

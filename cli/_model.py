@@ -14,7 +14,7 @@ from cyclevar.cli._common import CachePolicyOption, CallbackOption, DecoderOptio
 from cyclevar.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cyclevar.core.model import Model
+    from cyclevar.core.models.model import Model
 
 ModelOption = Annotated[
     str | None,
@@ -74,8 +74,8 @@ class Choice:
 
     def open(self) -> Model:
         """The model, on its device."""
-        from cyclevar.core.models import open_model
-        from cyclevar.core.translator import choose_device
+        from cyclevar.core.models.catalog import open_model
+        from cyclevar.core.runtime.device import choose_device
 
         opened = open_model(self.backbone, self.preset, weights=self.model, tokenizer_weights=self.tokenizer_weights)
         return opened.eval().to(choose_device(self.device))
@@ -98,7 +98,7 @@ def _shared(
     overrides: SamplingOverrides = None,
     device: DeviceOption = "auto",
 ) -> Choice:
-    from cyclevar.core.settings import apply_overrides
+    from cyclevar.core.config.files import apply_overrides
 
     given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     settings = {name: _numbers(name, text) for name, text in given.items() if text is not None}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cyclevar.core.training.prepare import Prepared
+    from cyclevar.core.training.resolve import Prepared
 
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", metavar="NAME", help="What to train: a family of models.  [default: var]")
@@ -65,7 +65,7 @@ def leads() -> bool:
 
 def print_settings(prepared: Prepared[Any]) -> None:
     """Print complete settings as YAML, below a comment that names the run folder."""
-    from cyclevar.core.settings import dump_yaml
+    from cyclevar.core.config.files import dump_yaml
 
     doing = "would go on with" if prepared.resume else "would write"
     typer.echo(f"# {doing} {prepared.out}")

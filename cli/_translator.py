@@ -11,7 +11,7 @@ import typer
 from cyclevar.cli._common import parts_in
 
 if TYPE_CHECKING:
-    from cyclevar.core.translator import Translator
+    from cyclevar.core.pipelines.translator import Translator
 
 ModelOption = Annotated[
     str,
@@ -53,8 +53,9 @@ def open_translator(
 
     ``parts``: what `named_parts` made of the options that ask for parts of plugins.
     """
-    from cyclevar.core.settings import apply_overrides
-    from cyclevar.core.translator import Translator, choose_device
+    from cyclevar.core.config.files import apply_overrides
+    from cyclevar.core.pipelines.translator import Translator
+    from cyclevar.core.runtime.device import choose_device
 
     given = {"mode": mode, "temperature": temperature, "fusion": fusion}
     settings = {name: value for name, value in given.items() if value is not None} | dict(parts or {})

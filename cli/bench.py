@@ -13,7 +13,7 @@ from cyclevar.cli._translator import DeviceOption
 from cyclevar.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
-    from cyclevar.core.memory import Needs
+    from cyclevar.core.runtime.memory import Needs
 
 MODES = ("parallel", "serial", "generate", "train")
 SWEEPS = ("batch", "size", "scales")
@@ -83,8 +83,8 @@ def command(
 
     errors = Console(stderr=True)
     if compare is not None:
-        from cyclevar.core.bench.page import compare as side_by_side
-        from cyclevar.core.bench.page import read
+        from cyclevar.cli._tables import compare as side_by_side
+        from cyclevar.core.bench.plot import read
 
         Console().print(side_by_side(read(compare[0]), read(compare[1]), force=force))
         return
@@ -94,11 +94,13 @@ def command(
     if int8 and (plain or mode == "train"):
         raise ConfigError("--int8 belongs to the fast path", expected="it alone, without --plain or --mode train")
 
+    from cyclevar.cli._tables import describe
     from cyclevar.core.bench.config import BenchConfig, default_preset
-    from cyclevar.core.bench.page import describe, plot
+    from cyclevar.core.bench.plot import plot
     from cyclevar.core.bench.run import BenchResult, bench
-    from cyclevar.core.memory import explained
-    from cyclevar.core.settings import apply_overrides, validate
+    from cyclevar.core.config.base import validate
+    from cyclevar.core.config.files import apply_overrides
+    from cyclevar.core.runtime.memory import explained
 
     config = validate(
         BenchConfig,
@@ -122,7 +124,7 @@ def command(
 
     def measure(one: BenchConfig) -> BenchResult:
         def needs() -> Needs:
-            from cyclevar.core.estimate import estimate
+            from cyclevar.core.diagnostics.memory_estimate import estimate
 
             return estimate(one)
 

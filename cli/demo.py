@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cyclevar.cli._translator import DeviceOption, ModelOption, describe, open_translator
-from cyclevar.core.shipped import DEFAULT, find_translator
+from cyclevar.core.weights.shipped import DEFAULT, find_translator
 
 
 def command(
@@ -26,10 +26,10 @@ def command(
     from cyclevar.cli.evaluate import bar, show
     from cyclevar.core.data.datasets import open_dataset
     from cyclevar.core.demo import train_briefly, translate_examples
-    from cyclevar.core.evaluation.evaluate import METRICS
-    from cyclevar.core.evaluation.nets import open_judges
-    from cyclevar.core.evaluation.translators import evaluate_translator
-    from cyclevar.core.picture_files import require_folder
+    from cyclevar.core.evaluation.evaluate_translator import evaluate_translator
+    from cyclevar.core.evaluation.networks import open_judges
+    from cyclevar.core.evaluation.results import METRICS
+    from cyclevar.core.pipelines.translate_files import require_folder
 
     require_folder(out)
     dataset = open_dataset()

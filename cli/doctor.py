@@ -12,7 +12,7 @@ from cyclevar.cli._common import AsJson, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cyclevar.core.doctor import Finding
+    from cyclevar.core.diagnostics.doctor import Finding
 
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
@@ -23,7 +23,7 @@ def command(as_json: AsJson = False) -> None:
     Device, torch, attention kernels, memory, disk, weights, plugins, data loading: what was found, and what to do. The
     exit code is 1 if there is a problem with which cyclevar cannot be used.
     """
-    from cyclevar.core.doctor import examine
+    from cyclevar.core.diagnostics.doctor import examine
 
     findings = examine()
     usable = all(finding.state != "problem" for finding in findings)

@@ -14,7 +14,7 @@ from cyclevar.core.errors import ConfigError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cyclevar.core.model import Model
+    from cyclevar.core.models.model import Model
 
 command = typer.Typer(
     help="Edit a picture: redo a part, continue it beyond its borders, redraw its details.",
@@ -56,7 +56,7 @@ def inpaint(
     """Redo what a mask or a box covers, as the condition says; the rest stays."""
 
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
-        from cyclevar.core.editing import inpaint_picture
+        from cyclevar.core.pipelines.edit_image import inpaint_picture
 
         marked = _mask(picture, mask, box)
         return inpaint_picture(opened, picture, marked, target, compose=compose, seed=choice.seed, **choice.settings)
@@ -82,7 +82,7 @@ def outpaint(
         raise ConfigError("nothing is to be added", expected="--left, --top, --right or --bottom in pixels")
 
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
-        from cyclevar.core.editing import expand_picture
+        from cyclevar.core.pipelines.edit_image import expand_picture
 
         size = picture.height + top + bottom, picture.width + left + right
         return expand_picture(
@@ -113,7 +113,7 @@ def expand(
         )
 
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
-        from cyclevar.core.editing import canvas_of_ratio, expand_picture
+        from cyclevar.core.pipelines.edit_image import canvas_of_ratio, expand_picture
 
         if size:
             canvas = pixels("--size", size)
@@ -141,7 +141,7 @@ def refine(
     """Keep a picture's coarse scales and draw its details anew, at a larger size if wanted."""
 
     def run(opened: Model, picture: Image.Image, target: str) -> Image.Image:
-        from cyclevar.core.editing import refine_picture
+        from cyclevar.core.pipelines.edit_image import refine_picture
 
         larger = pixels("--size", size) if size else None
         return refine_picture(opened, picture, target, keep=keep, size=larger, seed=choice.seed, **choice.settings)
@@ -157,8 +157,7 @@ def _edit(
     choice: Choice,
 ) -> None:
     """Read the picture, open the model that the options choose, edit and write."""
-    from cyclevar.core.data.pictures import read_picture
-    from cyclevar.core.picture_files import FORMATS, save_picture
+    from cyclevar.core.data.images import FORMATS, read_picture, save_picture
 
     if out.suffix.lower() not in FORMATS:
         raise ConfigError(f"{out} is no name for a picture", expected=f"one that ends in {', '.join(FORMATS)}")
@@ -181,7 +180,7 @@ def _mask(picture: Image.Image, mask: Path | None, box: str | None) -> Image.Ima
     """The mask of the options, white where to redo."""
     from PIL import Image, ImageDraw
 
-    from cyclevar.core.data.pictures import read_picture
+    from cyclevar.core.data.images import read_picture
 
     if (mask is None) == (box is None):
         raise ConfigError(

@@ -58,7 +58,8 @@ def command(
     from rich.console import Console
 
     from cyclevar.core.bench.config import BenchConfig, default_preset
-    from cyclevar.core.settings import apply_overrides, validate
+    from cyclevar.core.config.base import validate
+    from cyclevar.core.config.files import apply_overrides
 
     given = {
         "gradient_checkpointing": checkpointing,
@@ -77,11 +78,12 @@ def command(
             "training": apply_overrides(given, overrides or []),
         },
     )
-    from cyclevar.core.estimate import estimate, table
+    from cyclevar.cli._tables import estimate_table
+    from cyclevar.core.diagnostics.memory_estimate import estimate
 
     with Console(stderr=True).status(f"{backbone} {config.preset}"):
         found = estimate(config)
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        Console().print(table(found, translates=mode in ("translate", "serial")))
+        Console().print(estimate_table(found, translates=mode in ("translate", "serial")))

@@ -23,11 +23,11 @@ from cyclevar.cli._translator import (
     open_translator,
 )
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.shipped import DEFAULT, find_checkpoint
+from cyclevar.core.weights.shipped import DEFAULT, find_checkpoint
 
 if TYPE_CHECKING:
-    from cyclevar.core.evaluation.evaluate import Evaluation
-    from cyclevar.core.evaluation.looking import Progress
+    from cyclevar.core.evaluation.feature_extraction import Progress
+    from cyclevar.core.evaluation.results import Evaluation
 
 SAVED = "evaluation.json"
 """Where a run folder keeps its evaluation."""
@@ -113,10 +113,11 @@ def command(
         raise ConfigError("--save keeps the judgement of a run, not of folders", hint="use --json and redirect it")
     folder = find_checkpoint(model, checkpoint)  # before torch is imported: a wrong name is answered at once
 
-    from cyclevar.core.evaluation.cache import FeatureCache
-    from cyclevar.core.evaluation.evaluate import METRICS, choose_metrics
-    from cyclevar.core.evaluation.nets import open_judges
-    from cyclevar.core.translator import choose_device
+    from cyclevar.core.evaluation.evaluate import choose_metrics
+    from cyclevar.core.evaluation.feature_cache import FeatureCache
+    from cyclevar.core.evaluation.networks import open_judges
+    from cyclevar.core.evaluation.results import METRICS
+    from cyclevar.core.runtime.device import choose_device
 
     chosen = METRICS if metrics == "all" else choose_metrics([name.strip() for name in metrics.split(",")])
     nets: dict[str, Any] = {
@@ -129,7 +130,7 @@ def command(
     }
     options: dict[str, Any] = {"metrics": chosen, "force": force, "cache": FeatureCache() if keep else None}
     if generated is not None and target is not None:
-        from cyclevar.core.evaluation.folders import evaluate_folders
+        from cyclevar.core.evaluation.evaluate_folders import evaluate_folders
 
         judges = open_judges(chosen, **nets).to(choose_device(device))
         with bar() as progress:
@@ -144,7 +145,7 @@ def command(
         headline = f"{generated} against {target}" + (f", made from {source}" if source else "")
     else:
         from cyclevar.core.data.datasets import open_dataset
-        from cyclevar.core.evaluation.translators import evaluate_translator, held_out
+        from cyclevar.core.evaluation.evaluate_translator import evaluate_translator, held_out
 
         dataset = open_dataset(data, other=data_b)
         part, _ = held_out(dataset, split)
@@ -163,7 +164,7 @@ def command(
         typer.echo(headline)
         show(found)
     if save:
-        from cyclevar.core.checkpoints import save_text
+        from cyclevar.core.runtime.files import save_text
 
         save_text(folder / SAVED, json.dumps(result, indent=2) + "\n")
 
@@ -188,10 +189,12 @@ def show(evaluation: Evaluation) -> None:
     """Print the tables, and what a reader must not overlook."""
     from rich.console import Console
 
+    from cyclevar.cli._tables import evaluation_tables
+
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 200)  # a file has room for whole lines
-    for table in evaluation.tables():
+    for table in evaluation_tables(evaluation):
         console.print(table)
     for warning in evaluation.warnings:
         complain("warning", warning)

@@ -13,8 +13,8 @@ from cyclevar.cli._model import Choice, chooses_model, default_targets, pair, pi
 from cyclevar.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cyclevar.core.memory import Needs
-    from cyclevar.core.model import Model
+    from cyclevar.core.models.model import Model
+    from cyclevar.core.runtime.memory import Needs
     from cyclevar.core.schedule import ScaleSchedule
 
 
@@ -57,14 +57,14 @@ def command(
     from rich.console import Console
     from rich.progress import track
 
-    from cyclevar.core.generated_files import generate_files
-    from cyclevar.core.generation import sampling_config
-    from cyclevar.core.memory import explained
+    from cyclevar.core.next_scale.generation import sampling_config
+    from cyclevar.core.pipelines.generate_files import generate_files
+    from cyclevar.core.runtime.memory import explained
 
     opened = choice.open()
     sampling = sampling_config(opened, **choice.settings)
     if show_settings:
-        from cyclevar.core.settings import dump_yaml
+        from cyclevar.core.config.files import dump_yaml
 
         typer.echo(dump_yaml(sampling.model_dump(mode="json")), nl=False)
         return
@@ -91,7 +91,7 @@ def command(
     quiet = not console.is_terminal
 
     def needs() -> Needs:
-        from cyclevar.core.estimate import estimate_drawing
+        from cyclevar.core.diagnostics.memory_estimate import estimate_drawing
 
         return estimate_drawing(opened, batch, chosen)
 
@@ -105,7 +105,7 @@ def command(
 
 def choose_schedule(model: Model, schedule: str | None, size: str | None, ratio: str | None) -> ScaleSchedule:
     """The schedule that the options ask for; the model's own where they ask for none."""
-    from cyclevar.core.generation import schedule_for, schedule_of_ratio
+    from cyclevar.core.next_scale.generation import schedule_for, schedule_of_ratio
 
     options = (("--schedule", schedule), ("--size", size), ("--ratio", ratio))
     given = [name for name, value in options if value is not None]

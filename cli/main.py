@@ -20,9 +20,9 @@ import typer.core
 import typer.main
 
 from cyclevar.cli._common import complain
-from cyclevar.core.allocator import keep_freed_memory
 from cyclevar.core.errors import CyclevarError, UnknownNameError
-from cyclevar.core.manager import SWITCH, get_manager
+from cyclevar.core.extension.manager import SWITCH, get_manager
+from cyclevar.core.runtime.allocator import keep_freed_memory
 
 NO_PLUGINS = "--no-plugins"
 
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except (RuntimeError, MemoryError) as error:
-        from cyclevar.core.memory import out_of_memory, shortage
+        from cyclevar.core.runtime.memory import out_of_memory, shortage
 
         if not out_of_memory(error):
             raise

@@ -11,8 +11,8 @@ import typer
 from cyclevar.cli._common import AsJson, print_json
 
 if TYPE_CHECKING:
-    from cyclevar.core.hub import Found
-    from cyclevar.core.models import Listed
+    from cyclevar.core.models.catalog import Listed
+    from cyclevar.core.weights.hub import Found
 
 command = typer.Typer(rich_markup_mode=None)
 
@@ -27,9 +27,9 @@ def show(ctx: typer.Context, as_json: AsJson = False) -> None:
     if ctx.invoked_subcommand is not None:
         return
 
-    from cyclevar.core.hub import locate
-    from cyclevar.core.models import list_models
-    from cyclevar.core.published import all_published
+    from cyclevar.core.models.catalog import list_models
+    from cyclevar.core.weights.hub import locate
+    from cyclevar.core.weights.published import all_published
 
     models = list_models()
     files = [(family, file, locate(file)) for family, some in all_published().items() for file in some]
@@ -82,8 +82,8 @@ def fetch_files(
 
     With HF_HUB_OFFLINE=1 nothing is downloaded.
     """
-    from cyclevar.core.hub import fetch
-    from cyclevar.core.published import published_files
+    from cyclevar.core.weights.hub import fetch
+    from cyclevar.core.weights.published import published_files
 
     for file in dict.fromkeys(file for name in names for file in published_files(name)):
         got = fetch(file, folder, report=lambda line: typer.echo(line, err=True))

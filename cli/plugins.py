@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cyclevar.cli._common import AsJson, print_json
-from cyclevar.core.manager import Plugin, get_manager
-from cyclevar.core.registry import KINDS, Entry
+from cyclevar.core.extension.manager import Plugin, get_manager
+from cyclevar.core.extension.registry import KINDS, Entry
 
 
 def command(

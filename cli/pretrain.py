@@ -64,8 +64,8 @@ def command(
 
     Settings go in this order, later ones first: defaults, --config, options, --set.
     """
-    from cyclevar.core.config import PretrainConfig
-    from cyclevar.core.training.prepare import Prepared, prepare
+    from cyclevar.core.config.pretraining import PretrainConfig
+    from cyclevar.core.training.resolve import Prepared, prepare
 
     options = {
         "backbone": backbone,
@@ -90,7 +90,7 @@ def command(
         return
 
     from cyclevar.cli._display import display
-    from cyclevar.core.training.start import pretrain
+    from cyclevar.core.training.launch import pretrain
 
     with display() as shown:
         allowed = separate(allow_change)

@@ -23,9 +23,9 @@ def command(
 
     The page is one file that needs no server and no network. docs/report.md describes it.
     """
-    from cyclevar.core.report.files import RunFiles
-    from cyclevar.core.report.record import find_runs
-    from cyclevar.core.training.prepare import RUNS
+    from cyclevar.core.report.run_files import RunFiles
+    from cyclevar.core.report.run_record import find_runs
+    from cyclevar.core.training.resolve import RUNS
 
     found = find_runs(runs or [], RUNS)
 

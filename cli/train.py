@@ -28,7 +28,7 @@ from cyclevar.cli._training import (
 )
 
 if TYPE_CHECKING:
-    from cyclevar.core.memory import Needs
+    from cyclevar.core.runtime.memory import Needs
 
 
 def command(
@@ -81,8 +81,8 @@ def command(
 
     Settings go in this order, later ones first: defaults, --config, options, --set.
     """
-    from cyclevar.core.config import TrainConfig
-    from cyclevar.core.training.prepare import prepare
+    from cyclevar.core.config.training import TrainConfig
+    from cyclevar.core.training.resolve import prepare
 
     run = prepare(
         TrainConfig,
@@ -113,11 +113,11 @@ def command(
         return
 
     from cyclevar.cli._display import display
-    from cyclevar.core.memory import explained
-    from cyclevar.core.training.start import train
+    from cyclevar.core.runtime.memory import explained
+    from cyclevar.core.training.launch import train
 
     def needs() -> Needs:
-        from cyclevar.core.estimate import estimate_training
+        from cyclevar.core.diagnostics.memory_estimate import estimate_training
 
         return estimate_training(run.config)
 

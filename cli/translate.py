@@ -27,10 +27,10 @@ from cyclevar.cli._translator import (
     describe,
     open_translator,
 )
-from cyclevar.core.shipped import DEFAULT, find_checkpoint
+from cyclevar.core.weights.shipped import DEFAULT, find_checkpoint
 
 if TYPE_CHECKING:
-    from cyclevar.core.memory import Needs
+    from cyclevar.core.runtime.memory import Needs
 
 
 def command(
@@ -92,8 +92,8 @@ def command(
     from rich.console import Console
     from rich.progress import track
 
-    from cyclevar.core.memory import explained
-    from cyclevar.core.sharding import plan_translation
+    from cyclevar.core.pipelines.sharding import plan_translation
+    from cyclevar.core.runtime.memory import explained
 
     plan = plan_translation(source, out, kind=kind, per_archive=per_archive, shard=shard)
     parts = named_parts(visibility=visibility, cache_policy=cache_policy, callbacks=callbacks, decoder=decoder)
@@ -106,7 +106,7 @@ def command(
     counts, problems = Counter[str](), list[str]()
 
     def needs() -> Needs:
-        from cyclevar.core.estimate import estimate_translation
+        from cyclevar.core.diagnostics.memory_estimate import estimate_translation
 
         return estimate_translation(translator.model, batch, translator.config)
 

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from cyclevar.core.config import DiscriminatorConfig, LoopConfig, TrainConfig, WarmupConfig
-from cyclevar.core.data.datasets import UnpairedDataset
+from cyclevar.core.config.loop import LoopConfig
+from cyclevar.core.config.training import DiscriminatorConfig, TrainConfig, WarmupConfig
+from cyclevar.core.data.fitting import fit, unfit
+from cyclevar.core.data.grids import draw_sheet
+from cyclevar.core.data.images import save_picture
+from cyclevar.core.data.sources import UnpairedDataset
 from cyclevar.core.data.transforms import from_array
-from cyclevar.core.evaluation.translators import held_out, match_domains
-from cyclevar.core.picture_files import fit, save_picture, unfit
-from cyclevar.core.training.loop import Display
-from cyclevar.core.training.start import train
-from cyclevar.core.translator import Translator
-
-CAPTION, GAP = 22, 4
-"""Height of the caption row of a sheet, and the space between its pictures, in pixels."""
+from cyclevar.core.evaluation.evaluate_translator import held_out, match_domains
+from cyclevar.core.pipelines.translator import Translator
+from cyclevar.core.training.launch import train
+from cyclevar.core.training.task import Display
 
 
 def translate_examples(translator: Translator, dataset: UnpairedDataset, out: Path, *, count: int = 24) -> list[Path]:
@@ -55,23 +55,6 @@ def translate_pictures(
         outputs = translator(torch.stack([from_array(one.pixels) for one in fitted]), target)
         results += [unfit(output, one) for output, one in zip(outputs, fitted, strict=True)]
     return results
-
-
-def draw_sheet(columns: dict[str, list[Image.Image]], *, rows: int = 8, side: int = 128) -> Image.Image:
-    """Pictures in columns under their captions; what is beyond ``rows`` goes on in the same columns further right."""
-    count = max(len(pictures) for pictures in columns.values())
-    blocks, cell = -(-count // rows), side + GAP
-    width = blocks * len(columns) * cell + (blocks - 1) * 4 * GAP + GAP
-    sheet = Image.new("RGB", (width, min(count, rows) * cell + CAPTION + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for block in range(blocks):
-        for column, (caption, pictures) in enumerate(columns.items()):
-            left = GAP + (block * len(columns) + column) * cell + block * 4 * GAP
-            draw.text((left + side // 2, CAPTION // 2), caption, "black", font, anchor="mm")
-            for row, picture in enumerate(pictures[block * rows : (block + 1) * rows]):
-                shown = picture.resize((side, side), Image.Resampling.LANCZOS)
-                sheet.paste(shown, (left, CAPTION + row * cell))
-    return sheet
 
 
 def train_briefly(out: Path, steps: int, display: Display, *, device: str = "auto") -> Path:

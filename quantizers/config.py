@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
 
 
 class IndexConfig(Settings):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclevar.core.interfaces import CodebookQuantizer, Generators, Quantized
+from cyclevar.core.interfaces.quantizer import CodebookQuantizer, Generators, Quantized
 from cyclevar.quantizers.config import IndexConfig
 from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise, require_positive
 from cyclevar.quantizers.straight_through import straight_through

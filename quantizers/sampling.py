@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces import Generators
-from cyclevar.core.rows import draw as draw_rows
+from cyclevar.core.interfaces.quantizer import Generators
+from cyclevar.core.runtime.batch_random import draw as draw_rows
 
 
 def require_positive(temperature: float) -> None:

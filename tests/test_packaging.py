@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import fnmatch
 import graphlib
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,54 +21,28 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_PACKED = {"tests", "docs", "examples", "tools"}
 LEFTOVERS = (".*", "build", "dist", "runs", "demo", "*.egg-info", "__pycache__")
 
-FLOORS = (
-    ("errors",),
-    ("allocator", "hub", "memory", "paths", "rows", "schedule", "settings"),
-    (
-        "attention",
-        "attention_report",
-        "augment",
-        "cache",
-        "callbacks",
-        "config",
-        "hookspecs",
-        "interfaces",
-        "names",
-        "onednn",
-        "registry",
-        "winograd",
-        "xformers_attention",
-    ),
-    (
-        "autoencoder",
-        "blocks",
-        "checkpoints",
-        "class_conditional",
-        "discriminators",
-        "direct",
-        "features",
-        "inference",
-        "manager",
-        "model",
-        "models",
-        "picture_model",
-        "published",
-        "pyramid",
-        "session",
-        "shipped",
-        "tiling",
-        "translation",
-    ),
-    ("data", "generation"),
-    ("editing", "generated_files", "picture_archives", "picture_files", "ray_adapter", "sharding", "translator"),
-    ("bench", "estimate", "evaluation", "report", "training"),
-    ("contract", "demo", "doctor", "scaffold"),
-    ("pytest_plugin", "reproduce"),
+LAYERS = (
+    *("errors", "schedule", "config", "runtime", "attention", "interfaces", "extension", "weights", "networks"),
+    *("next_scale", "models", "inference", "data", "pipelines", "evaluation", "report", "training", "bench"),
+    *("diagnostics", "demo", "scaffold", "contract", "reproduce"),
 )
-"""What stands in ``core``, lowest first. A module imports from its own floor and the ones below, never in a circle."""
+"""The packages and modules of ``core``, lowest first: each imports from itself and those before it."""
 
-PARTS_STAND_ON = 4
-"""Plugins and quantizers import from this many floors of ``core``, counted from below."""
+PARTS_REACH = "models"
+"""The highest package of ``core`` that plugins and quantizers import."""
+
+ASK_THE_MANAGER = (
+    *("extension", "weights", "models", "data.datasets", "next_scale.session", "training.tasks"),
+    *("contract", "scaffold", "diagnostics.doctor"),  # their subject is the plugins
+)
+ASK_THE_MANAGER_YET = (
+    *("evaluation.evaluate", "evaluation.feature_extraction", "training.losses.reconstruction"),  # metrics, losses
+    *("training.resolve", "training.launch", "diagnostics.memory_estimate", "reproduce.run"),  # settings, families
+)
+"""Modules that should be given what they ask for; none may be added."""
+
+NAME_TYPER = {"cyclevar.core.contract.check", "cyclevar.core.extension.hookspecs"}
+"""Modules outside ``cli`` that name the type of a command line, since plugins add commands to it."""
 
 
 @pytest.fixture(scope="module")
@@ -97,26 +72,30 @@ def modules() -> dict[str, Path]:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The names that a module imports, inside functions too, but not those for type checkers only."""
-    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            waiting += node.orelse
-            continue
+    """Yield the names that a module imports, also inside functions and for type checkers."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: import by the full name, not relatively"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        waiting += ast.iter_child_nodes(node)
 
 
-def floor(part: str) -> int:
-    for number, names in enumerate(FLOORS):
-        if part in names:
-            return number
-    pytest.fail(f"core/{part} stands on no floor: add it to FLOORS in {Path(__file__).name}")
+def imported(known: Collection[str], file: Path) -> set[str]:
+    """Return the modules of cyclevar that a module imports."""
+    found = set()
+    for name in imports(file):
+        while name.startswith("cyclevar") and name not in known:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found.intersection(known)
+
+
+def layer(module: str) -> int:
+    """Return the place in `LAYERS` of a module of ``core``."""
+    top = module.split(".")[2]
+    assert top in LAYERS, f"add core/{top} to LAYERS in {Path(__file__).name}"
+    return LAYERS.index(top)
 
 
 def test_the_package_list_equals_the_tree(settings: dict[str, Any]) -> None:
@@ -197,29 +176,63 @@ def test_core_imports_no_part_and_no_command() -> None:
 
 
 def test_imports_inside_core_go_down() -> None:
-    graph: dict[str, set[str]] = {}
-    for module, file in modules().items():
-        if not module.startswith("cyclevar.core."):
-            continue
-        part = module.split(".")[2]
-        for name in imports(file):
-            if name.startswith("cyclevar.core."):
-                lower = name.split(".")[2]
-                assert floor(lower) <= floor(part), f"{module} imports {name}, which stands above it"
-                if lower != part:
-                    graph.setdefault(part, set()).add(lower)
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError for a circle
+    tree = modules()
+    for module, file in tree.items():
+        if module.startswith("cyclevar.core."):
+            upward = [name for name in imported(tree, file) if name.count(".") > 1 and layer(name) > layer(module)]
+            assert not upward, f"{module} imports {upward}, which LAYERS places above it"
 
 
-def test_parts_stand_on_the_lower_floors() -> None:
-    for module, file in modules().items():
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    tree = modules()
+    graph = {module: imported(tree, file) - {module} for module, file in tree.items() if "__init__" not in file.name}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_parts_stand_on_core_and_not_on_each_other() -> None:
+    tree = modules()
+    for module, file in tree.items():
         if not module.startswith(("cyclevar.plugins.", "cyclevar.quantizers.")):
             continue
         family = ".".join(module.split(".")[:3])
-        for name in imports(file):
+        for name in imported(tree, file):
+            assert not name.startswith("cyclevar.cli"), f"{module} imports {name}: what both need belongs into core"
             if name.startswith("cyclevar.core."):
-                assert floor(name.split(".")[2]) < PARTS_STAND_ON, f"{module} imports {name}, which stands above it"
-            if name.startswith("cyclevar.cli"):
-                pytest.fail(f"{module} imports {name}: what both need belongs into core")
+                assert layer(name) <= LAYERS.index(PARTS_REACH), f"{module} imports {name}, above {PARTS_REACH}"
             if name.startswith("cyclevar.plugins."):
                 assert name.startswith(family), f"{module} imports {name}: what two plugins share belongs into core"
+
+
+def test_only_the_command_line_imports_rich_and_typer() -> None:
+    for module, file in modules().items():
+        if not module.startswith("cyclevar.cli"):
+            wrong = {name.split(".")[0] for name in imports(file)} & {"rich", "typer"}
+            assert not wrong - ({"typer"} if module in NAME_TYPER else set()), f"{module} imports {wrong}"
+
+
+def test_few_modules_ask_the_plugin_manager() -> None:
+    asking = {
+        module.removeprefix("cyclevar.core.")
+        for module, file in modules().items()
+        if module.startswith("cyclevar.core.") and "cyclevar.core.extension.manager.get_manager" in imports(file)
+    }
+    may = {name for name in asking if any(name == one or name.startswith(f"{one}.") for one in ASK_THE_MANAGER)}
+    assert asking - may == set(ASK_THE_MANAGER_YET), "hand over what the module asks for, or shorten the list"
+
+
+def test_the_architecture_page_shows_the_tree() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    shown, folders = [], list[str]()
+    for indent, name in re.findall(r"^ {4}((?:  )*)(core/|[a-z_0-9]+/|[a-z_0-9]+\.py)(?: +\S.*)?$", page, re.MULTILINE):
+        depth = len(indent) // 2
+        folders = [*folders[:depth], name]
+        if name.endswith(".py") and folders[0] == "core/":
+            shown.append("".join(folders))
+    real = {
+        file.relative_to(ROOT).as_posix()
+        for module, file in modules().items()
+        if module.startswith("cyclevar.core.") and file.name != "__init__.py" and not file.name.startswith("test_")
+    }
+    assert sorted(shown) == sorted(real)
+    order = list(dict.fromkeys(file.split("/")[1].removesuffix(".py") for file in shown))
+    assert order == list(LAYERS)

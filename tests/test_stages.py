@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from cyclevar.core.config import PretrainConfig, TrainConfig
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.pretraining import PretrainConfig
+from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.data.batches import stack
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.settings import validate
-from cyclevar.core.training.start import pretrain, train
-from cyclevar.core.translator import Translator
+from cyclevar.core.pipelines.translator import Translator
+from cyclevar.core.training.launch import pretrain, train
 
 MODEL: dict[str, Any] = {"tokenizer": {"width": 64, "codebook_size": 1024}, "schedule": "1-2-4-8-16"}
 """Changes to the tiny preset that make it train faster."""

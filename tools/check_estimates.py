@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from cyclevar.core.allocator import keep_freed_memory
 from cyclevar.core.bench.config import BenchConfig
 from cyclevar.core.bench.work import Work
 from cyclevar.core.bench.worker import forget_peak, peak_bytes
-from cyclevar.core.estimate import estimate
+from cyclevar.core.diagnostics.memory_estimate import estimate
+from cyclevar.core.runtime.allocator import keep_freed_memory
 
 Result = TypeVar("Result")
 

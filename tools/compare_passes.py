@@ -29,12 +29,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from cyclevar.core.bench.config import BenchConfig, training_settings
 from cyclevar.core.bench.run import Spread
 from cyclevar.core.bench.work import Work, sized
-from cyclevar.core.estimate import weightless_training
-from cyclevar.core.model import build
-from cyclevar.core.training import objective
-from cyclevar.core.training.common import descend, frozen
-from cyclevar.core.training.losses import generator_loss
-from cyclevar.core.training.trainer import TranslatorTask
+from cyclevar.core.diagnostics.memory_estimate import weightless_training
+from cyclevar.core.models.model import build
+from cyclevar.core.training.losses import objective
+from cyclevar.core.training.losses.adversarial import generator_loss
+from cyclevar.core.training.optim import descend, frozen
+from cyclevar.core.training.tasks.translator import TranslatorTask
 
 WAYS = ("batched", "separate")
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from cyclevar import Translator
-from cyclevar.core.config import DataConfig
+from cyclevar.core.config.loop import DataConfig
 from cyclevar.core.data.batches import stack
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.shipped import find_translator
+from cyclevar.core.weights.shipped import find_translator
 
 PICTURES, COLUMNS, CELL, EDGE = 50, 10, 96, 2
 

@@ -32,10 +32,10 @@ from torch._weights_only_unpickler import Unpickler
 with atheris.instrument_imports(include=["PIL", "tarfile", "cyclevar"]):
     from PIL import Image
 
-    from cyclevar.core import picture_archives
-    from cyclevar.core.checkpoints import load_published, load_tensors
-    from cyclevar.core.data.pictures import read_picture
+    from cyclevar.core.data.images import read_picture
     from cyclevar.core.errors import CyclevarError
+    from cyclevar.core.pipelines import webdataset as picture_archives
+    from cyclevar.core.weights.checkpoints import load_published, load_tensors
 
 
 Unpickler.load = atheris.instrument_func(Unpickler.load)

@@ -12,7 +12,7 @@ import torch
 from cyclevar import Translator
 from cyclevar.core.data.batches import stack
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.shipped import find_translator, shipped_translators
+from cyclevar.core.weights.shipped import find_translator, shipped_translators
 
 PICTURES = 32
 

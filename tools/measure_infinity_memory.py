@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cyclevar.core.model import Model, build
-from cyclevar.core.translator import Translator
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.pipelines.translator import Translator
 
 PROMPT, TOKENS = "driving in the night", 6
 

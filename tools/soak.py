@@ -21,10 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cyclevar.core.allocator import keep_freed_memory
-from cyclevar.core.config import TrainConfig
+from cyclevar.core.config.training import TrainConfig
+from cyclevar.core.runtime.allocator import keep_freed_memory
 from cyclevar.core.training.loop import StoppedError
-from cyclevar.core.training.prepare import prepare
+from cyclevar.core.training.resolve import prepare
 
 MEGABYTES = "resident, MB"
 FILES = "open files"
@@ -64,7 +64,7 @@ def main() -> int:
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = arguments.parse_args()
     keep_freed_memory()
-    from cyclevar.core.training.start import train
+    from cyclevar.core.training.launch import train
 
     often = ["log_every=5", "validate_every=50", "sample_every=50", "save_every=25", "steps=100000000"]
     with tempfile.TemporaryDirectory() as temporary:

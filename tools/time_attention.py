@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-from cyclevar.core.attention import AttentionPlan, Visibility, attend, choose_backend, plan_attention
+from cyclevar.core.attention.kernels import attend, choose_backend
+from cyclevar.core.attention.plan import AttentionPlan, Visibility, plan_attention
+from cyclevar.core.attention.xformers import Form, Ranges, attend_in_form, choose_form, form_problem
+from cyclevar.core.runtime.device import choose_device
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.translator import choose_device
-from cyclevar.core.xformers_attention import Form, Ranges, attend_in_form, choose_form, form_problem
 
 FORMS: tuple[Form, ...] = ("overlapping", "gathered", "each")
 COLUMNS = ("way", "forward", "captured", "forward and backward", "difference", "of gradients")

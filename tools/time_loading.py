@@ -19,8 +19,8 @@ def run(way: str, family: str, preset: str, path: str) -> tuple[float, int]:
     import torch
 
     from cyclevar.core.bench.worker import forget_peak, peak_bytes
-    from cyclevar.core.checkpoints import load_tensors
-    from cyclevar.core.model import build, load_model
+    from cyclevar.core.models.model import build, load_model
+    from cyclevar.core.weights.checkpoints import load_tensors
 
     forget_peak(torch.device("cpu"))
     begun = time.perf_counter()
@@ -42,7 +42,7 @@ def main() -> None:
     given = arguments.parse_args()
     from check_estimates import alone  # here, so that the timed processes do not import it
 
-    from cyclevar.core.model import build
+    from cyclevar.core.models.model import build
 
     found: dict[str, list[tuple[float, int]]] = {"built and copied": [], "opened": []}
     with tempfile.TemporaryDirectory() as folder:

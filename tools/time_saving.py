@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from cyclevar.core.checkpoints import save_tensors
+from cyclevar.core.training.checkpoint_manifest import Manifest
 from cyclevar.core.training.divergence import Spikes, demand_finite, demand_finite_state
-from cyclevar.core.training.manifest import Manifest
-from cyclevar.core.training.runs import random_state
+from cyclevar.core.training.state import random_state
+from cyclevar.core.weights.checkpoints import save_tensors
 
 
 def seconds(act: Callable[[], object], repeats: int) -> list[float]:

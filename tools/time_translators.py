@@ -14,7 +14,7 @@ import time
 import torch
 
 from cyclevar import Translator
-from cyclevar.core.shipped import find_translator, shipped_translators
+from cyclevar.core.weights.shipped import find_translator, shipped_translators
 
 MODES = ("parallel", "serial")
 

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from cyclevar.core.config import TrainConfig
+from cyclevar.core.config.base import Settings, merged, validate
+from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.models import Listed, list_models
-from cyclevar.core.settings import Settings, merged, validate
+from cyclevar.core.models.catalog import Listed, list_models
 
 Mode = Literal["parallel", "serial", "generate", "train"]
 
@@ -58,7 +58,7 @@ def training_settings(config: BenchConfig) -> TrainConfig:
 
 def default_preset(backbone: str) -> str:
     """The smallest preset of a family that makes pictures of 256 pixels or more. Raises UnknownNameError."""
-    from cyclevar.core.published import family_config
+    from cyclevar.core.weights.published import family_config
 
     family_config(backbone)
     own = [listed for listed in list_models() if listed.family == backbone]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from cyclevar.core.bench.config import BenchConfig
 from cyclevar.core.bench.worker import Worker
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
 
 
 class Spread(Settings):
@@ -77,7 +78,6 @@ def bench(
     straightforward path alone. Training has no other path than its own. Raises `CyclevarError` where a model, device
     or dtype cannot be had, or memory does not suffice.
     """
-    from cyclevar import __version__
     from cyclevar.core.bench.work import CONVOLVED, ORDER
 
     alone = plain or config.mode == "train"
@@ -109,7 +109,7 @@ def bench(
     total = _stage("all", flops, own, other, None)
     whole = total.speedup_over_plain
     return BenchResult(
-        cyclevar=__version__,
+        cyclevar=importlib.metadata.version("cyclevar"),
         config=config,
         machine=facts["machine"],
         rounds=rounds,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cyclevar.core.model import Model
+from cyclevar.core.models.model import Model
 
 OUTSIDE = "outside"
 

@@ -8,7 +8,7 @@ from typing import Literal
 from cyclevar.core.bench.config import BenchConfig
 from cyclevar.core.bench.work import sized
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.model import build
+from cyclevar.core.models.model import build
 from cyclevar.core.schedule import ScaleSchedule
 
 Along = Literal["batch", "size", "scales"]

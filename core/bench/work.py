@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cyclevar.core.attention import choose_backend
+from cyclevar.core.attention.kernels import choose_backend
 from cyclevar.core.bench.config import BenchConfig, training_settings
 from cyclevar.core.bench.stages import StageClock, watched
-from cyclevar.core.config import DataConfig, TranslationConfig
+from cyclevar.core.config.inference import TranslationConfig
+from cyclevar.core.config.loop import DataConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.generation import generate
-from cyclevar.core.inference import captured, compile_parts, for_inference
-from cyclevar.core.interfaces import Condition
-from cyclevar.core.model import Model, build
-from cyclevar.core.models import open_model
-from cyclevar.core.translator import choose_device
+from cyclevar.core.inference.optimize import captured, compile_parts, for_inference
+from cyclevar.core.interfaces.backbone import Condition
+from cyclevar.core.models.catalog import open_model
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.next_scale.generation import generate
+from cyclevar.core.runtime.device import choose_device
 
 REST = {
     "parallel": "SRQ and compose",
@@ -165,10 +166,10 @@ def _training(model: Model, config: BenchConfig) -> Callable[[int], object]:
     """Updates of the adversarial stage, numbered from 0, on the built-in pictures at the model's size."""
     from cyclevar.core.data.batches import UnpairedBatches
     from cyclevar.core.data.datasets import open_dataset
-    from cyclevar.core.features import load_feature_net
-    from cyclevar.core.training.device import make_accelerator
-    from cyclevar.core.training.reconstruction import build_reconstructions
-    from cyclevar.core.training.trainer import TranslatorTask
+    from cyclevar.core.networks.feature_net import load_feature_net
+    from cyclevar.core.training.accelerator import make_accelerator
+    from cyclevar.core.training.losses.reconstruction import build_reconstructions
+    from cyclevar.core.training.tasks.translator import TranslatorTask
 
     settings, target = training_settings(config), model.backbone.any_target()
     dataset = open_dataset(DataConfig().source)

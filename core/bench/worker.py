@@ -55,13 +55,13 @@ def _serve(pipe: Connection, config: BenchConfig, plain: bool) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
     if not plain:
-        from cyclevar.core.allocator import keep_freed_memory
+        from cyclevar.core.runtime.allocator import keep_freed_memory
 
         keep_freed_memory()
 
     from cyclevar.core.bench.stages import StageClock
     from cyclevar.core.bench.work import Work, ceilings
-    from cyclevar.core.memory import out_of_memory
+    from cyclevar.core.runtime.memory import out_of_memory
 
     work: Work | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -100,8 +100,8 @@ def _serve(pipe: Connection, config: BenchConfig, plain: bool) -> None:
 
 def facts(work: Any) -> dict[str, Any]:
     """What is known of the work besides its times."""
-    from cyclevar.core.attention import choose_backend
-    from cyclevar.core.report.machine import describe_machine
+    from cyclevar.core.attention.kernels import choose_backend
+    from cyclevar.core.runtime.machine import describe_machine
 
     return {
         "machine": describe_machine(work.device),

@@ -17,10 +17,10 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cyclevar.core.contract.choice import contract_files
+from cyclevar.core.contract.selection import contract_files
 from cyclevar.core.errors import ConfigError, CyclevarError, PluginError, nearest
-from cyclevar.core.hookspecs import PROJECT
-from cyclevar.core.manager import Plugin, get_manager, required_versions
+from cyclevar.core.extension.hookspecs import PROJECT
+from cyclevar.core.extension.manager import Plugin, get_manager, required_versions
 from cyclevar.core.scaffold.write import supported_range
 
 LIMIT = 0.05
@@ -29,7 +29,7 @@ LIMIT = 0.05
 MEASURE = """
 import json, sys, time
 from importlib.metadata import EntryPoint
-from cyclevar.core.manager import Manager
+from cyclevar.core.extension.manager import Manager
 begun = time.perf_counter()
 Manager([EntryPoint(*sys.argv[1:])])
 print(json.dumps([time.perf_counter() - begun, "torch" in sys.modules]))

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclevar.core.contract.choice import chosen_entries
-from cyclevar.core.direct import DirectModel
+from cyclevar.core.contract.selection import chosen_entries
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.interfaces import Discriminator, Quantizer
-from cyclevar.core.manager import get_manager
-from cyclevar.core.model import Model, build, build_direct
-from cyclevar.core.pyramid import Pyramid, tokenize
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.interfaces.criteria import Discriminator
+from cyclevar.core.interfaces.quantizer import Quantizer
+from cyclevar.core.models.direct import DirectModel
+from cyclevar.core.models.model import Model, build, build_direct
+from cyclevar.core.next_scale.pyramid import Pyramid, tokenize
 
 __all__ = [
     "DOMAINS",

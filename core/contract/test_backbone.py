@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.attention import Visibility
-from cyclevar.core.cache import KeyValueCache
-from cyclevar.core.config import LoraConfig
+from cyclevar.core.attention.cache import KeyValueCache
+from cyclevar.core.attention.plan import Visibility
+from cyclevar.core.config.training import LoraConfig
 from cyclevar.core.contract.fixtures import *  # noqa: F403
-from cyclevar.core.interfaces import Condition, Start
-from cyclevar.core.model import Model
-from cyclevar.core.pyramid import Pyramid, teacher_inputs
+from cyclevar.core.interfaces.backbone import Condition, Start
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.pyramid import Pyramid, teacher_inputs
 from cyclevar.core.training.lora import Adapters, target_layers
 
 near = functools.partial(assert_close, atol=2e-4, rtol=1e-3)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from cyclevar.core.cache import CachePolicy
+from cyclevar.core.attention.cache import CachePolicy
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.contract.fixtures import Settings, build_part
-from cyclevar.core.generation import generate
-from cyclevar.core.model import Model
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.generation import generate
 
 KIND = "cache_policy"
 

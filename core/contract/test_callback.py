@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from cyclevar.core.callbacks import Callback
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.contract.fixtures import Settings, build_part
-from cyclevar.core.generation import Generation, generate
-from cyclevar.core.model import Model
+from cyclevar.core.interfaces.callbacks import Callback
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.generation import Generation, generate
 
 KIND = "callback"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.contract.fixtures import Settings, build_part
-from cyclevar.core.data.datasets import UnpairedDataset
+from cyclevar.core.data.sources import UnpairedDataset
 
 KIND = "dataset"
 

@@ -6,7 +6,7 @@ import torch
 
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.contract.fixtures import Settings, build_part
-from cyclevar.core.model import Model
+from cyclevar.core.models.model import Model
 
 KIND = "decoder"
 

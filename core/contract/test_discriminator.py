@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.contract.fixtures import *  # noqa: F403
-from cyclevar.core.interfaces import Discriminator
+from cyclevar.core.interfaces.criteria import Discriminator
 
 
 def test_heads_of_logits(discriminator: Discriminator, small_images: Tensor) -> None:

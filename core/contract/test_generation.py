@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.callbacks import ForcedCodes
 from cyclevar.core.contract.fixtures import *  # noqa: F403
-from cyclevar.core.editing import inpaint, mask_pyramid, redraw
-from cyclevar.core.generation import generate, generate_each, sampling_config
-from cyclevar.core.model import Model
-from cyclevar.core.pyramid import Pyramid, teacher_inputs, tokenize
+from cyclevar.core.interfaces.callbacks import ForcedCodes
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.editing import inpaint, mask_pyramid, redraw
+from cyclevar.core.next_scale.generation import generate, generate_each, sampling_config
+from cyclevar.core.next_scale.pyramid import Pyramid, teacher_inputs, tokenize
 
 near = functools.partial(assert_close, atol=2e-4, rtol=1e-3)
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.contract.fixtures import DOMAINS
-from cyclevar.core.direct import DirectModel
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.model import load_picture_model
-from cyclevar.core.translator import Translator
+from cyclevar.core.models.direct import DirectModel
+from cyclevar.core.models.model import load_picture_model
+from cyclevar.core.pipelines.translator import Translator
 
 SETTINGS = TranslationConfig()
 

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.contract.fixtures import Settings, build_part
-from cyclevar.core.interfaces import PictureLoss
+from cyclevar.core.interfaces.criteria import PictureLoss
 
 KIND = "loss"
 

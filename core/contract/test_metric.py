@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.contract.fixtures import Settings, build_part
-from cyclevar.core.evaluation.evaluate import METRICS
-from cyclevar.core.interfaces import PictureMetric
+from cyclevar.core.evaluation.results import METRICS
+from cyclevar.core.interfaces.criteria import PictureMetric
 
 KIND = "metric"
 

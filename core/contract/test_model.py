@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.contract.fixtures import *  # noqa: F403
-from cyclevar.core.model import Model, build, load_model
-from cyclevar.core.translation import encode_context, translate
+from cyclevar.core.models.model import Model, build, load_model
+from cyclevar.core.next_scale.translation import encode_context, translate
 
 EVERY_MODE = [{"mode": "parallel"}, {"mode": "serial"}, {"mode": "serial", "serial": "literal"}]
 
@@ -30,6 +30,8 @@ def test_it_is_what_it_was_saved_as(model: Model, images: Tensor, targets: Seque
     changed.save(tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors").eval()
     assert same(changed, loaded)
+    for one in (changed, loaded):  # torch may choose another kernel for weights that require a gradient
+        one.requires_grad_(False)
     assert loaded.config == changed.config
     assert "a new domain" in loaded.backbone.names
     with torch.no_grad():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cyclevar.core.contract.choice import chosen_entries
-from cyclevar.core.manager import get_manager
-from cyclevar.core.registry import Entry
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
+from cyclevar.core.contract.selection import chosen_entries
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.extension.registry import Entry
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -29,7 +29,7 @@ def test_its_settings_have_defaults(entry: Entry) -> None:
     config = entry.load_config()
     if config is None:
         return
-    assert issubclass(config, Settings), "settings derive from cyclevar.core.settings.Settings"
+    assert issubclass(config, Settings), "settings derive from cyclevar.core.config.base.Settings"
     if entry.kind in ("backbone", "generator"):
         presets = config.presets()  # type: ignore[attr-defined]
         assert presets, "a family has a preset at least"

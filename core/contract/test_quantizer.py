@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cyclevar.core.contract.fixtures import *  # noqa: F403
-from cyclevar.core.interfaces import Quantized, Quantizer
+from cyclevar.core.interfaces.quantizer import Quantized, Quantizer
 
 near = functools.partial(assert_close, atol=1e-4, rtol=1e-4)
 

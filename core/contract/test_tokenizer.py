@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.model import Model
-from cyclevar.core.pyramid import Pyramid, compose, teacher_inputs, tokenize
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.pyramid import Pyramid, compose, teacher_inputs, tokenize
 from cyclevar.core.schedule import ScaleSchedule
 
 near = functools.partial(assert_close, atol=1e-4, rtol=1e-4)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.attention import Visibility
-from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.attention.cache import KeyValueCache
+from cyclevar.core.attention.plan import Visibility
 from cyclevar.core.contract.fixtures import *  # noqa: F403
 from cyclevar.core.contract.fixtures import Settings, build_part
-from cyclevar.core.model import Model
+from cyclevar.core.models.model import Model
 
 KIND = "visibility"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cyclevar.core.data.datasets import PictureList
+from cyclevar.core.data.sources import PictureList
 from cyclevar.core.data.transforms import Pixels, from_array, random_crop, to_array, to_tensor
 from cyclevar.core.errors import ConfigError, DataError, PictureError
 

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cyclevar.core.config import DataConfig
-from cyclevar.core.data.datasets import PictureList, UnpairedDataset
-from cyclevar.core.data.pictures import PictureFacts, describe_picture
+from cyclevar.core.config.loop import DataConfig
+from cyclevar.core.data.images import PictureFacts, describe_picture
+from cyclevar.core.data.sources import PictureList, UnpairedDataset
 from cyclevar.core.errors import PictureError
 
 NEAR_BITS = 5

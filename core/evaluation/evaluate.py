@@ -3,197 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from cyclevar.core.errors import DataError, UnknownNameError
-from cyclevar.core.evaluation.cache import FeatureCache
-from cyclevar.core.evaluation.looking import Looker, Made, Progress, Roundtrip, View
-from cyclevar.core.evaluation.metrics import (
-    NEIGHBOURS,
-    Estimate,
-    FrechetDistance,
-    colour_shift,
-    copy_ratio,
-    fid,
-    kid,
-    mean_estimate,
-    paired_feature_distance,
-    precision,
-    retrieval_at_1,
-)
-from cyclevar.core.evaluation.nets import INCEPTION_SHA256, NEEDS, InceptionNet, Judges, Net
-from cyclevar.core.features import FeatureNet
-from cyclevar.core.interfaces import PictureMetric
-from cyclevar.core.manager import get_manager
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from cyclevar.core.evaluation.feature_cache import FeatureCache
+from cyclevar.core.evaluation.feature_extraction import Looker, Made, Progress, Roundtrip, View
+from cyclevar.core.evaluation.metrics import Estimate, copy_ratio, kid
+from cyclevar.core.evaluation.networks import NEEDS, Judges, Net
+from cyclevar.core.evaluation.results import FIGURES, METRICS, Direction, Evaluation, Metric
+from cyclevar.core.evaluation.rows import RowJudge
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.interfaces.criteria import PictureMetric
+from cyclevar.core.networks.feature_net import FeatureNet
 
 Translate = Callable[[Tensor, str], Tensor]
 """Images ``[B,3,H,W]`` in [-1,1] and the name of the target domain to images."""
-
-COPY_LIMIT = 0.2
-"""Below this copy ratio a translator merely copies its input."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of the tables: its title, how a value is written, and how many pictures it needs on either side."""
-
-    title: str
-    form: str
-    needed: int = 2
-
-
-ENOUGH = 20
-"""Pictures on either side below which a distance between sets says nothing: its interval is wider than its value."""
-
-FIGURES = {
-    "kid": Metric("KID", "{:.1f}", ENOUGH),
-    "fid": Metric("FID", "{:.1f}", ENOUGH),
-    "kid_rt": Metric("KID-rt", "{:.1f}", ENOUGH),
-    "precision": Metric("precision", "{:.0%}", ENOUGH),
-    "recall": Metric("recall", "{:.0%}", ENOUGH),
-    "structure_distance": Metric("structure", "{:.2f}"),
-    "dino_structure": Metric("DINO structure", "{:.2f}"),
-    "perceptual_distance": Metric("perceptual", "{:.3f}"),
-    "pair_distance": Metric("pair distance", "{:.3f}"),
-    "retrieval_at_1": Metric("retrieval@1", "{:.0%}"),
-    "colour_shift": Metric("colour", "{:.1f}"),
-}
-METRICS = (*FIGURES, "copy_ratio")
-"""Names of our figures: the fields of `Row`, and the copy ratio of a direction (docs/evaluation.md). Plugins register
-others, which are computed where they are asked for by name."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """The figures of one set of pictures; None where a figure has no meaning or was not asked for."""
-
-    name: str
-    kid: Estimate | None = None
-    fid: FrechetDistance | None = None
-    kid_rt: Estimate | None = None
-    precision: Estimate | None = None
-    recall: Estimate | None = None
-    structure_distance: Estimate | None = None
-    dino_structure: Estimate | None = None
-    perceptual_distance: Estimate | None = None
-    pair_distance: Estimate | None = None
-    retrieval_at_1: Estimate | None = None
-    colour_shift: Estimate | None = None
-    registered: Mapping[str, Estimate] = field(default_factory=dict)
-    """Figures of plugins, by name."""
-
-    def figure(self, name: str) -> Estimate | FrechetDistance | None:
-        """The figure of that name."""
-        found: Estimate | FrechetDistance | None = getattr(self, name) if name in FIGURES else self.registered.get(name)
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """All figures by name, and the row's."""
-        plain: dict[str, Any] = asdict(self)
-        registered: dict[str, Any] = plain.pop("registered")
-        return plain | registered
-
-
-@dataclass(frozen=True)
-class Direction:
-    """The judgement of one direction of translation; ``source`` is "" where no source pictures were given."""
-
-    source: str
-    target: str
-    rows: tuple[Row, ...]
-    copy_ratio: float | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.source} > {self.target}".removeprefix(" > ")
-
-    @property
-    def merely_copies(self) -> bool:
-        """Whether the outputs stay so near to their sources that this is no translation."""
-        return self.copy_ratio is not None and self.copy_ratio < COPY_LIMIT
-
-    def row(self, name: str) -> Row:
-        """The row called ``name``, such as ``"translation"``."""
-        return {row.name: row for row in self.rows}[name]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All directions, and what one must know to compare the figures with others.
-
-    ``pictures`` and ``reference_pictures``: how many held-out and training pictures of each domain were used, at
-    ``size`` pixels (height, width). ``nets``: what looked at them, by what it is for.
-    """
-
-    directions: tuple[Direction, ...]
-    paired: bool
-    pictures: dict[str, int]
-    reference_pictures: dict[str, int]
-    size: tuple[int, int]
-    metrics: tuple[str, ...]
-    nets: dict[str, Net]
-    seed: int
-    notes: tuple[str, ...] = ()
-    registered: Mapping[str, Metric] = field(default_factory=dict)
-    """How the figures of plugins are shown."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a reader must not overlook, one sentence each."""
-        warnings = [
-            f"{direction.name}: the translation merely copies its input (copy ratio {direction.copy_ratio:.2f})."
-            for direction in self.directions
-            if direction.merely_copies
-        ]
-        if any(row.fid and row.fid.rank_deficient for direction in self.directions for row in direction.rows):
-            warnings.append("FID: too few pictures for a full covariance; compare within this table only, trust KID.")
-        features = self.nets["features"]
-        if features.name == InceptionNet.name and not features.weights_sha256.startswith(INCEPTION_SHA256):
-            warnings.append("Inception's weights are not the published ones: compare with the same weights only.")
-        return (*warnings, *self.notes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dictionaries, strings and numbers, ready for JSON."""
-        plain = asdict(self)
-        del plain["notes"], plain["registered"]
-        for direction, ours in zip(plain["directions"], self.directions, strict=True):
-            direction["rows"] = tuple(row.to_dict() for row in ours.rows)
-        return {**plain, "warnings": list(self.warnings)}
-
-    def tables(self) -> tuple[Table, ...]:
-        """One table for each direction, captioned with what the figures were computed with."""
-        return tuple(self._table(direction) for direction in self.directions)
-
-    def _table(self, direction: Direction) -> Table:
-        from rich.table import Table
-
-        table = Table(title=direction.name, caption=self._caption(direction))
-        table.add_column()
-        for row in direction.rows:
-            table.add_column(row.name, justify="right")
-        for name, metric in {**FIGURES, **self.registered}.items():
-            figures = [row.figure(name) for row in direction.rows]
-            if any(figure is not None for figure in figures):
-                table.add_row(metric.title, *(_cell(figure, metric.form) for figure in figures))
-        return table
-
-    def _caption(self, direction: Direction) -> str:
-        counts = ", ".join(f"{count} of {name}" for name, count in self.pictures.items())
-        parts = [] if direction.copy_ratio is None else [f"copy ratio {direction.copy_ratio:.2f}"]
-        parts.append(f"pictures: {counts} at {self.size[1]} x {self.size[0]}")
-        if self.reference_pictures:
-            parts.append(f"{self.reference_pictures[direction.target]} training pictures for KID-rt")
-        parts += [
-            f"{use.replace('_', ' ')} by {net.name} {net.weights_sha256[:8]} ({net.reads})"
-            for use, net in self.nets.items()
-        ]
-        return "; ".join([*parts, "KID x 1000; 95 % intervals"])
 
 
 def evaluate(
@@ -267,7 +94,7 @@ def evaluate(
     def direction(source: str, target: str) -> Direction:
         of_target = views[f"round trip of {target}"], views[target]
         trained = views.get(f"round trip of training {target}")
-        judge = _Judge(source, target, views, paired, trained, metrics, seed, judges.registered)
+        judge = RowJudge(source, target, views, paired, trained, metrics, seed, judges.registered)
         rows = (
             judge.row("translation", views[f"{source} > {target}"]),
             judge.row("no translation", views[source]),
@@ -331,7 +158,7 @@ def compare(
     views = look({name: images for name, images in given.items() if name not in apart}, {})
     for name in apart & given.keys():
         views |= look({name: given[name]}, {})
-    judge = _Judge("source", "target", views, paired, None, metrics, seed, judges.registered)
+    judge = RowJudge("source", "target", views, paired, None, metrics, seed, judges.registered)
     rows = [judge.row("translation", views["generated"])]
     moved = None
     if "source" in views:
@@ -403,86 +230,6 @@ def quick_kid_rt(
     return kid(pooled_features(net, outputs, batch_size=batch_size), reference, seed=seed)
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Makes the rows of one direction from what was seen, ``views`` by set; ``reference``: of training targets' round
-    trips."""
-
-    source: str
-    target: str
-    views: Mapping[str, View]
-    paired: bool
-    reference: View | None
-    metrics: Sequence[str]
-    seed: int
-    registered: Mapping[str, PictureMetric]
-
-    @property
-    def targets(self) -> View:
-        """The held-out pictures that the translations should look like."""
-        return self.views[self.target]
-
-    def row(self, name: str, view: View, *, of_target: bool = False) -> Row:
-        """``of_target``: the pictures come from the held-out targets themselves, not from the sources."""
-        figures: dict[str, Any] = {
-            "structure_distance": self._mean(view, "structure_distance", self.source),
-            "dino_structure": self._mean(view, "dino_structure", self.source),
-        }
-        if self.reference is not None:
-            figures["kid_rt"] = kid(view.pooled, self.reference.pooled, seed=self.seed)
-        if view is not self.targets:
-            figures |= self._against_targets(view, corresponding=self.paired or of_target)
-        registered = {name: self._registered(name, view) for name in self.registered}
-        return Row(
-            name,
-            **{name: figure for name, figure in figures.items() if name in self.metrics},
-            registered={name: figure for name, figure in registered.items() if figure is not None},
-        )
-
-    def _registered(self, name: str, view: View) -> Estimate | None:
-        """The figure of a plugin, where it has a meaning."""
-        metric = self.registered[name]
-        anchor = self.source if metric.against == "source" else self.target
-        others = self.views.get(anchor)
-        applies = {
-            "source": anchor in view.matches,
-            "target": view is not others,
-            "pair": self.paired and anchor in view.matches and view is not others,
-        }
-        if others is None or not applies[metric.against]:
-            return None
-        found = metric.compare(view.features[name], others.features[name])
-        if found.ndim == 0:
-            return Estimate(float(found))
-        return mean_estimate(found, seed=self.seed)
-
-    def _against_targets(self, view: View, *, corresponding: bool) -> dict[str, Any]:
-        x, y, seed = view.pooled, self.targets.pooled, self.seed
-        lazily: dict[str, Callable[[], Any]] = {
-            "kid": lambda: kid(x, y, corresponding=corresponding, seed=seed),
-            "fid": lambda: fid(x, y),
-            "colour_shift": lambda: colour_shift(
-                view.moments, self.targets.moments, corresponding=corresponding, seed=seed
-            ),
-        }
-        if min(len(x), len(y)) > NEIGHBOURS:  # else there is no such figure, not even with force
-            lazily |= {
-                "precision": lambda: precision(x, y, seed=seed),
-                "recall": lambda: precision(y, x, seed=seed),
-            }
-        if self.paired:
-            lazily |= {
-                "perceptual_distance": lambda: self._mean(view, "perceptual_distance", self.target),
-                "pair_distance": lambda: paired_feature_distance(x, y, seed=seed),
-                "retrieval_at_1": lambda: retrieval_at_1(x, y, seed=seed),
-            }
-        return {name: compute() for name, compute in lazily.items() if name in self.metrics}
-
-    def _mean(self, view: View, figure: str, anchor: str) -> Estimate | None:
-        distances = view.distances.get((figure, anchor))
-        return None if distances is None else mean_estimate(distances, seed=self.seed)
-
-
 def _demand_enough(sets: Mapping[str, Tensor], judges: Judges, metrics: Collection[str], force: bool) -> None:
     """Raise `DataError` for the first figure that has fewer pictures than it needs."""
     fewest = min(sets, key=lambda name: len(sets[name]))
@@ -505,14 +252,3 @@ def _shown(judges: Judges) -> dict[str, Metric]:
 
 def _size(images: Tensor) -> tuple[int, int]:
     return int(images.shape[-2]), int(images.shape[-1])
-
-
-def _cell(figure: Estimate | FrechetDistance | None, form: str) -> str:
-    if figure is None:
-        return "-"
-    text = form.format(figure.value)
-    if isinstance(figure, FrechetDistance):
-        return text + ("*" if figure.rank_deficient else "")
-    if figure.low is None or figure.high is None:
-        return text
-    return f"{text} [{form.format(figure.low)}, {form.format(figure.high)}]"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclevar.core.errors import ConfigError, DataError
-from cyclevar.core.features import FeatureNet
+from cyclevar.core.networks.feature_net import FeatureNet
 
 STRUCTURE_LEVEL = 4
 """The map in which structure is compared: 112 channels at stride 16, a 14 x 14 grid at input side 224."""

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
-from cyclevar.core.features import FeatureNet, load_feature_net, sha256
+from cyclevar.core.networks.feature_net import FeatureNet, load_feature_net
+from cyclevar.core.runtime.files import sha256
 
 TRUNK_FILES = {"lpips_vgg": "vgg16-397923af.pth", "lpips_alex": "alexnet-owt-7be5be79.pth"}
 """Torchvision's file of the trunk of each LPIPS net, in the order in which ``auto`` looks for them."""

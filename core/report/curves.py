@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cyclevar.core.report.record import Curve
+from cyclevar.core.report.run_record import Curve
 
 POINTS = 240
 """Most points that a line is drawn with."""

@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image
 
-from cyclevar.core.checkpoints import save_text
-from cyclevar.core.data.pictures import read_picture
+from cyclevar.core.data.images import read_picture
 from cyclevar.core.errors import PictureError, brief
 from cyclevar.core.report.curves import Chart, draw
-from cyclevar.core.report.record import Record, read_run
+from cyclevar.core.report.run_record import Record, read_run
+from cyclevar.core.runtime.files import save_text
 
 SHEETS = 20
 """Most sample sheets on a page, of all its runs together (one of each run at least)."""

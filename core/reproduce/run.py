@@ -22,28 +22,34 @@ from typing import Any
 
 import torch
 
-from cyclevar.core.checkpoints import save_text
-from cyclevar.core.config import TrainConfig
-from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.files import load_yaml
+from cyclevar.core.config.training import TrainConfig
+from cyclevar.core.data.datasets import open_dataset
+from cyclevar.core.data.fitting import fit
+from cyclevar.core.data.grids import draw_sheet
+from cyclevar.core.data.images import save_picture
+from cyclevar.core.data.sources import UnpairedDataset
 from cyclevar.core.data.transforms import from_array
-from cyclevar.core.demo import draw_sheet, translate_pictures
+from cyclevar.core.demo import translate_pictures
 from cyclevar.core.errors import CheckpointError, ConfigError
-from cyclevar.core.evaluation.cache import FeatureCache
 from cyclevar.core.evaluation.evaluate import choose_metrics
-from cyclevar.core.evaluation.nets import Judges, Net, open_judges
-from cyclevar.core.evaluation.translators import evaluate_translator, held_out, identify
-from cyclevar.core.manager import get_manager
-from cyclevar.core.picture_files import fit, require_folder, save_picture
-from cyclevar.core.report.files import RunFiles
+from cyclevar.core.evaluation.evaluate_translator import evaluate_translator, held_out, identify
+from cyclevar.core.evaluation.feature_cache import FeatureCache
+from cyclevar.core.evaluation.networks import Judges, Net, open_judges
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.pipelines.translate_files import require_folder
+from cyclevar.core.pipelines.translator import Translator
 from cyclevar.core.report.page import write_report
+from cyclevar.core.report.run_files import RunFiles
 from cyclevar.core.reproduce.page import markdown, table_facts
 from cyclevar.core.reproduce.tables import Row, Scale, Table
-from cyclevar.core.settings import load_yaml, validate
-from cyclevar.core.shipped import SETTINGS
-from cyclevar.core.training.loop import Display
-from cyclevar.core.training.runs import RunFolder
-from cyclevar.core.training.start import train
-from cyclevar.core.translator import Translator, choose_device
+from cyclevar.core.runtime.device import choose_device
+from cyclevar.core.runtime.files import save_text
+from cyclevar.core.training.launch import train
+from cyclevar.core.training.run_folder import RunFolder
+from cyclevar.core.training.task import Display
+from cyclevar.core.weights.shipped import SETTINGS
 
 METRICS = choose_metrics(("kid", "kid_rt", "structure_distance", "pair_distance", "retrieval_at_1", "copy_ratio"))
 """What every row is judged by."""

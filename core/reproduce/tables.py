@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cyclevar.core.config import TrainConfig
+from cyclevar.core.config.base import merged, validate
+from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.settings import merged, validate
 
 BASELINE = "baseline"
 """The paper's own setting: parallel, multi-scale context and output, temperature 2, no Gumbel noise."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.hookspecs import PROJECT
-from cyclevar.core.manager import Failure, Manager, Plugin, get_manager
+from cyclevar.core.extension.hookspecs import PROJECT
+from cyclevar.core.extension.manager import Failure, Manager, Plugin, get_manager
 
 LONGEST = 20
 """Characters of a name: longer ones break the lines of the templates."""

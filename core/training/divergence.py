@@ -15,10 +15,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from cyclevar.core.checkpoints import is_finite, save_tensors, save_text
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.report.files import RunFiles
-from cyclevar.core.training.runs import Parts, pack_state, set_random_state
+from cyclevar.core.report.run_files import RunFiles
+from cyclevar.core.runtime.files import save_text
+from cyclevar.core.training.state import Parts, pack_state, set_random_state
+from cyclevar.core.weights.checkpoints import is_finite, save_tensors
 
 
 class NonFiniteError(Exception):

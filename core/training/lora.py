@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from cyclevar.core.config import LoraConfig
+from cyclevar.core.config.training import LoraConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces import Backbone
+from cyclevar.core.interfaces.backbone import Backbone
 
 
 def require_peft() -> Any:

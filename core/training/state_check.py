@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cyclevar.core.checkpoints import is_finite
 from cyclevar.core.errors import CheckpointError, brief
-from cyclevar.core.report.files import LARGEST_STEP
+from cyclevar.core.report.run_files import LARGEST_STEP
+from cyclevar.core.weights.checkpoints import is_finite
 
-if TYPE_CHECKING:
-    from cyclevar.core.training.runs import Parts
+_Parts = Mapping[str, nn.Module | Optimizer]
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """Fields that AdamW keeps per parameter. The first two have the parameter's shape, the last is one number."""
@@ -85,12 +84,12 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{name} is not finite")
 
 
-def list_moments(parts: Parts) -> dict[str, list[int]]:
+def list_moments(parts: _Parts) -> dict[str, list[int]]:
     """Return the numbers of the parameters that each optimizer has moments of, for `check_metadata`."""
     return {name: sorted(part.state_dict()["state"]) for name, part in parts.items() if isinstance(part, Optimizer)}
 
 
-def find_misfit(parts: Parts, tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+def find_misfit(parts: _Parts, tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Return the first part that a state does not fit, and why: names, shapes and dtypes are compared.
 
     None if it fits. `check_random` checks the random state, `check_metadata` which moments there are.

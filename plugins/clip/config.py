@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
 
 
 class ClipConfig(Settings):

@@ -2,16 +2,16 @@
 
 It follows CycleGAN-Turbo (arXiv 2403.12036), which takes it from vision-aided GAN (Kumari et al., arXiv 2112.09130):
 heads on the tokens of two blocks and on the pooled embedding, spectral norm, DiffAugment. The convolutional heads are
-those of `cyclevar.core.discriminators`, without that work's blur.
+those of `cyclevar.core.networks.discriminator_heads`, without that work's blur.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cyclevar.core.discriminators import FrozenFeatureDiscriminator, MapHead, VectorHead, spread_levels
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.features import FrozenNet
+from cyclevar.core.networks.discriminator_heads import FrozenFeatureDiscriminator, MapHead, VectorHead, spread_levels
+from cyclevar.core.networks.feature_net import FrozenNet
 from cyclevar.plugins.clip.config import ClipConfig
 from cyclevar.plugins.clip.tower import ClipTower, load_tower
 

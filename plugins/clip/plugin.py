@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cyclevar.core.hookspecs import hookimpl
-from cyclevar.core.registry import Registry
+from cyclevar.core.extension.hookspecs import hookimpl
+from cyclevar.core.extension.registry import Registry
 
 
 @hookimpl

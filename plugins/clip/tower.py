@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cyclevar.core.config.families import PublishedFile
 from cyclevar.core.errors import CheckpointError, UnknownNameError
-from cyclevar.core.features import FrozenNet, sha256
-from cyclevar.core.hub import FOLDERS, PublishedFile, locate
+from cyclevar.core.networks.feature_net import FrozenNet
+from cyclevar.core.runtime.files import sha256
+from cyclevar.core.weights.hub import FOLDERS, locate
 
 NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """How open_clip names the file of weights in a repository of the hub."""

@@ -6,7 +6,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from cyclevar.core.interfaces import Discriminator
+from cyclevar.core.interfaces.criteria import Discriminator
 from cyclevar.plugins.cyclegan.config import Patchgan70Config
 from cyclevar.plugins.cyclegan.layers import initialize, normalized
 

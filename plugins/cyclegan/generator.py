@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cyclevar.core.direct import DirectModel
+from cyclevar.core.models.direct import DirectModel
 from cyclevar.plugins.cyclegan.config import CycleganConfig
 from cyclevar.plugins.cyclegan.layers import initialize, normalized
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
 
 
 class FeaturesConfig(Settings):
     """Convolutional heads on several levels of a frozen network."""
 
     net: str = "efficientnet_lite0"
-    """EfficientNet-Lite0 (see `cyclevar.core.features`), which is always there, or any model of timm, such as
+    """EfficientNet-Lite0 (see `core.networks.feature_net`), which is always there, or any model of timm, such as
     ``vit_base_patch8_224.dino``."""
     weights: str | None = None
     """The file with the weights of a timm model; None: it lies in a folder that CYCLEVAR_MODELS names, or in the hub's

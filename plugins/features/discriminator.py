@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cyclevar.core.discriminators import FrozenFeatureDiscriminator, MapHead, spread_levels
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.features import FeatureNet, FrozenNet, load_feature_net
+from cyclevar.core.networks.discriminator_heads import FrozenFeatureDiscriminator, MapHead, spread_levels
+from cyclevar.core.networks.feature_net import FeatureNet, FrozenNet, load_feature_net
 from cyclevar.plugins.features.config import FeaturesConfig
 from cyclevar.plugins.features.timm_net import TimmNet, load_timm_net
 

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclevar.core.checkpoints import load_published
+from cyclevar.core.config.families import PublishedFile
 from cyclevar.core.errors import CheckpointError, ConfigError
-from cyclevar.core.features import FrozenNet, sha256
-from cyclevar.core.hub import FOLDERS, PublishedFile, locate
+from cyclevar.core.networks.feature_net import FrozenNet
+from cyclevar.core.runtime.files import sha256
+from cyclevar.core.weights.checkpoints import load_published
+from cyclevar.core.weights.hub import FOLDERS, locate
 
 
 class TimmNet(FrozenNet):

@@ -7,9 +7,9 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.class_conditional import ClassConditionalBackbone
-from cyclevar.core.config import SamplingConfig
-from cyclevar.core.pyramid import resize
+from cyclevar.core.config.inference import SamplingConfig
+from cyclevar.core.networks.class_conditional import ClassConditionalBackbone
+from cyclevar.core.next_scale.pyramid import resize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.flexvar.config import FlexVarBackboneConfig, FlexVarSamplingConfig
 from cyclevar.plugins.flexvar.schedules import draw_schedule

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from cyclevar.core.config import ClassConditionalConfig, FamilyConfig, Measures, SamplingConfig, Size
-from cyclevar.core.hub import PublishedFile
+from cyclevar.core.config.base import Settings
+from cyclevar.core.config.families import ClassConditionalConfig, FamilyConfig, Measures, PublishedFile, Size
+from cyclevar.core.config.inference import SamplingConfig
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.settings import Settings
 from cyclevar.plugins.flexvar.schedules import stretch
 
 

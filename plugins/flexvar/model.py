@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cyclevar.core.model import Model, OfficialFormat
+from cyclevar.core.models.model import Model
+from cyclevar.core.weights.name_table import OfficialFormat
 from cyclevar.plugins.flexvar.backbone import FlexVarBackbone
 from cyclevar.plugins.flexvar.config import FlexVarConfig
 from cyclevar.plugins.flexvar.official import backbone_names, tokenizer_names

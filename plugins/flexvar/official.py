@@ -6,9 +6,9 @@ import re
 
 import torch
 
-from cyclevar.core.class_conditional import class_conditional_names
-from cyclevar.core.names import NameTable, affine_names, autoencoder_names
 from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.weights.name_table import NameTable
+from cyclevar.core.weights.published_names import affine_names, autoencoder_names, class_conditional_names
 from cyclevar.plugins.flexvar.config import FlexVarBackboneConfig, FlexVarTokenizerConfig
 
 USED_CODES = 65536

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from cyclevar.core.config import Size
+from cyclevar.core.config.families import Size
 from cyclevar.core.schedule import ScaleSchedule
 
 USUAL = 0.05

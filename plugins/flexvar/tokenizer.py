@@ -9,9 +9,9 @@ from random import Random
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclevar.core.autoencoder import Decoder, Encoder
-from cyclevar.core.interfaces import ScaleState, Tokenizer, View
-from cyclevar.core.pyramid import resize
+from cyclevar.core.interfaces.tokenizer import ScaleState, Tokenizer, View
+from cyclevar.core.networks.autoencoder import Decoder, Encoder
+from cyclevar.core.next_scale.pyramid import resize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.flexvar.config import FlexVarTokenizerConfig
 from cyclevar.plugins.flexvar.schedules import fit_sides

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from cyclevar.core.attention import Visibility, attend_to_text, plan_attention
-from cyclevar.core.blocks import AdaLNBlock, Text, exact, half_if, modulated_logits, modulations
-from cyclevar.core.cache import KeyValueCache
-from cyclevar.core.config import SamplingConfig
+from cyclevar.core.attention.cache import KeyValueCache
+from cyclevar.core.attention.kernels import attend_to_text
+from cyclevar.core.attention.plan import Visibility, plan_attention
+from cyclevar.core.config.inference import SamplingConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces import Backbone, Condition, Start, Targets
+from cyclevar.core.interfaces.backbone import Backbone, Condition, Start, Targets
+from cyclevar.core.networks.transformer import AdaLNBlock, Text, exact, half_if, modulated_logits, modulations
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.infinity.config import WORDS, InfinityBackboneConfig, InfinitySampling
 from cyclevar.plugins.infinity.rotary import rotary_on

@@ -7,11 +7,11 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from cyclevar.core.config import FamilyConfig, Measures, SamplingConfig, Share, Size
+from cyclevar.core.config.base import Settings
+from cyclevar.core.config.families import FamilyConfig, Measures, PublishedFile, Size
+from cyclevar.core.config.inference import SamplingConfig, Share
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.hub import PublishedFile
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.settings import Settings
 from cyclevar.plugins.infinity import schedules
 
 WORDS = "words"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cyclevar.core.names import NameTable, affine_names, autoencoder_names, block_names
+from cyclevar.core.weights.name_table import NameTable
+from cyclevar.core.weights.published_names import affine_names, autoencoder_names, block_names
 from cyclevar.plugins.infinity.config import WORDS, InfinityBackboneConfig, InfinityTokenizerConfig
 
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclevar.core.blocks import Rotary
-from cyclevar.core.config import Size
-from cyclevar.core.xformers_attention import constant_when_compiled
+from cyclevar.core.attention.xformers import constant_when_compiled
+from cyclevar.core.config.families import Size
+from cyclevar.core.networks.transformer import Rotary
 from cyclevar.plugins.infinity.schedules import reference_size
 
 Kind = Literal["reference", "stretched", "index"]

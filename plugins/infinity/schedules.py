@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cyclevar.core.config import Size
+from cyclevar.core.config.families import Size
 from cyclevar.core.schedule import ScaleSchedule
 
 BUDGETS = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import load_tensors, save_tensors
 from cyclevar.core.errors import CheckpointError, ConfigError, brief
-from cyclevar.core.hub import FOLDERS, own_cache, own_folders
+from cyclevar.core.weights.checkpoints import load_tensors, save_tensors
+from cyclevar.core.weights.hub import FOLDERS, own_cache, own_folders
 
 
 class WordEncoder(nn.Module):

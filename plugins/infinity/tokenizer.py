@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclevar.core.autoencoder import Decoder, Encoder
-from cyclevar.core.config import Size
-from cyclevar.core.interfaces import ScaleState, Tokenizer
-from cyclevar.core.pyramid import compose, resize
-from cyclevar.core.rows import draw
+from cyclevar.core.config.families import Size
+from cyclevar.core.interfaces.tokenizer import ScaleState, Tokenizer
+from cyclevar.core.networks.autoencoder import Decoder, Encoder
+from cyclevar.core.next_scale.pyramid import compose, resize
+from cyclevar.core.runtime.batch_random import draw
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.infinity.config import InfinityTokenizerConfig
 from cyclevar.quantizers.bitwise import BitwiseQuantizer

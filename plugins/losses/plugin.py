@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cyclevar.core.hookspecs import hookimpl
-from cyclevar.core.registry import Registry
+from cyclevar.core.extension.hookspecs import hookimpl
+from cyclevar.core.extension.registry import Registry
 
-HERE = "cyclevar.core.training.reconstruction"
-TRUNK = "cyclevar.core.config:PerceptualLossConfig"
+HERE = "cyclevar.core.training.losses.reconstruction"
+TRUNK = "cyclevar.core.config.training:PerceptualLossConfig"
 
 
 @hookimpl

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from cyclevar.core.augment import augment, check_parts
-from cyclevar.core.interfaces import Discriminator
+from cyclevar.core.interfaces.criteria import Discriminator
+from cyclevar.core.networks.diff_augment import augment, check_parts
 from cyclevar.plugins.patchgan.config import PatchganConfig
 
 

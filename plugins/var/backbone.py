@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.class_conditional import ClassConditionalBackbone
-from cyclevar.core.config import SamplingConfig
+from cyclevar.core.config.inference import SamplingConfig
 from cyclevar.core.errors import ConfigError
+from cyclevar.core.networks.class_conditional import ClassConditionalBackbone
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarBackboneConfig
 

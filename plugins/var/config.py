@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from cyclevar.core.config import ClassConditionalConfig, FamilyConfig, Measures, SamplingConfig
-from cyclevar.core.hub import PublishedFile
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
+from cyclevar.core.config.families import ClassConditionalConfig, FamilyConfig, Measures, PublishedFile
+from cyclevar.core.config.inference import SamplingConfig
 
 
 class VarTokenizerConfig(Settings):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cyclevar.core.model import Model, OfficialFormat
+from cyclevar.core.models.model import Model
 from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.weights.name_table import OfficialFormat
 from cyclevar.plugins.var.backbone import VarBackbone
 from cyclevar.plugins.var.config import VarConfig
 from cyclevar.plugins.var.official import backbone_names, tokenizer_names

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from cyclevar.core.class_conditional import class_conditional_names
-from cyclevar.core.names import NameTable, affine_names, autoencoder_names, scale_index
 from cyclevar.core.schedule import ScaleSchedule
+from cyclevar.core.weights.name_table import NameTable
+from cyclevar.core.weights.published_names import affine_names, autoencoder_names, class_conditional_names, scale_index
 from cyclevar.plugins.var.config import VarBackboneConfig, VarTokenizerConfig
 
 

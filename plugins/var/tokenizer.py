@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.autoencoder import Decoder, Encoder
-from cyclevar.core.interfaces import Quantizer, ScaleState, Tokenizer
-from cyclevar.core.manager import get_manager
-from cyclevar.core.pyramid import compose, resize
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.interfaces.quantizer import Quantizer
+from cyclevar.core.interfaces.tokenizer import ScaleState, Tokenizer
+from cyclevar.core.networks.autoencoder import Decoder, Encoder
+from cyclevar.core.next_scale.pyramid import compose, resize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarTokenizerConfig
 from cyclevar.quantizers.straight_through import straight_through

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cyclevar.core.data import builtin
-from cyclevar.core.data.datasets import Part, PictureList, UnpairedDataset
+from cyclevar.core.data import emoji as builtin
+from cyclevar.core.data.sources import Part, PictureList, UnpairedDataset
 
 
 @pytest.fixture
@@ -26,8 +26,9 @@ def few_emoji(monkeypatch: pytest.MonkeyPatch) -> Callable[[], UnpairedDataset]:
         parts = {"train": few(whole.train), "validation": few(whole.validation), "test": few(whole.test)}
         return dataclasses.replace(whole, **parts)
 
-    from cyclevar.core import features
-    from cyclevar.core.evaluation import nets, perceptual
+    from cyclevar.core.evaluation import networks as nets
+    from cyclevar.core.evaluation import perceptual
+    from cyclevar.core.networks import feature_net as features
 
     net = features.load_feature_net(input_size=64)
     monkeypatch.setenv("COLUMNS", "200")  # so that no table wraps

@@ -10,10 +10,11 @@ from PIL import Image
 
 from cyclevar.cli.main import main
 from cyclevar.core import demo
-from cyclevar.core.data.datasets import UnpairedDataset
-from cyclevar.core.data.pictures import read_picture
-from cyclevar.core.shipped import WEIGHTS
-from cyclevar.core.training import start
+from cyclevar.core.data import grids
+from cyclevar.core.data.images import read_picture
+from cyclevar.core.data.sources import UnpairedDataset
+from cyclevar.core.training import launch as start
+from cyclevar.core.weights.shipped import WEIGHTS
 
 
 @pytest.fixture
@@ -73,8 +74,8 @@ def test_without_training_where_something_else_lies(run: Callable[..., tuple[int
 def test_a_sheet_has_captions_and_every_picture() -> None:
     red, blue = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (10, 10), "blue")
     sheet = demo.draw_sheet({"source": [red] * 5, "translated": [blue] * 5}, rows=2, side=20)
-    cell = 20 + demo.GAP
-    assert sheet.size == (6 * cell + 8 * demo.GAP + demo.GAP, 2 * cell + demo.CAPTION + demo.GAP)
+    cell = 20 + grids.GAP
+    assert sheet.size == (6 * cell + 8 * grids.GAP + grids.GAP, 2 * cell + grids.CAPTION + grids.GAP)
     colours = {colour: count for count, colour in sheet.getcolors(2**16)}
     assert (colours[255, 0, 0], colours[0, 0, 255]) == (5 * 400, 5 * 400)
-    assert len(sheet.crop((0, 0, sheet.width, demo.CAPTION)).getcolors(2**16)) > 2
+    assert len(sheet.crop((0, 0, sheet.width, grids.CAPTION)).getcolors(2**16)) > 2

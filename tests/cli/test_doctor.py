@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cyclevar.cli.main import main
-from cyclevar.core import doctor
-from cyclevar.core.doctor import Finding
+from cyclevar.core.diagnostics import doctor
+from cyclevar.core.diagnostics.doctor import Finding
 
 FINDINGS = [
     Finding("device", "GPU", "ok", "none"),

@@ -17,10 +17,10 @@ from PIL import Image
 from cyclevar.cli.main import main
 from cyclevar.core.bench.config import BenchConfig, training_settings
 from cyclevar.core.bench.worker import Worker
+from cyclevar.core.diagnostics.memory_estimate import Estimate
 from cyclevar.core.errors import MemoryShortageError
-from cyclevar.core.estimate import Estimate
-from cyclevar.core.training import start
-from cyclevar.core.translator import Translator
+from cyclevar.core.pipelines.translator import Translator
+from cyclevar.core.training import launch as start
 
 SHORTAGE = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000 bytes.\nat ...")
 
@@ -59,7 +59,7 @@ def test_options_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
             savings=(),
         )
 
-    monkeypatch.setattr("cyclevar.core.estimate.estimate", record)
+    monkeypatch.setattr("cyclevar.core.diagnostics.memory_estimate.estimate", record)
     options = ["--batch", "2", "--chunk", "1", "--checkpointing", "--precision", "bf16", "--lora-rank", "8"]
     assert main(["estimate", "--mode", "train", "--preset", "tiny", *options, "--set", "loss.cycle=0"]) == 0
     settings = training_settings(asked[0])
@@ -179,7 +179,7 @@ def test_a_command_without_an_estimate_says_it_too(
     def fail(*given: Any, **more: Any) -> None:
         raise SHORTAGE
 
-    monkeypatch.setattr("cyclevar.core.training.start.pretrain", fail)
+    monkeypatch.setattr("cyclevar.core.training.launch.pretrain", fail)
     assert main(["pretrain", "--stage", "tokenizer", "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("cyclevar: error: there is too little memory (DefaultCPUAllocator")

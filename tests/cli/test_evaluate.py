@@ -14,13 +14,14 @@ from PIL import Image
 
 from cyclevar.cli.main import main
 from cyclevar.core.data.batches import stack
-from cyclevar.core.data.datasets import UnpairedDataset, open_dataset
+from cyclevar.core.data.datasets import open_dataset
+from cyclevar.core.data.sources import UnpairedDataset
 from cyclevar.core.errors import ConfigError, DataError, UnknownNameError
 from cyclevar.core.evaluation.evaluate import evaluate
-from cyclevar.core.evaluation.nets import Judges
-from cyclevar.core.evaluation.translators import evaluate_translator, held_out, match_domains
-from cyclevar.core.features import load_feature_net
-from cyclevar.core.translator import Translator
+from cyclevar.core.evaluation.evaluate_translator import evaluate_translator, held_out, match_domains
+from cyclevar.core.evaluation.networks import Judges
+from cyclevar.core.networks.feature_net import load_feature_net
+from cyclevar.core.pipelines.translator import Translator
 
 Run = Callable[..., tuple[int, str, str]]
 

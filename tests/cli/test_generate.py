@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from cyclevar.cli.main import main
-from cyclevar.core.generated_files import generate_files, picture_grid
-from cyclevar.core.model import load_model
+from cyclevar.core.data.grids import picture_grid
+from cyclevar.core.models.model import load_model
+from cyclevar.core.pipelines.generate_files import generate_files
 
 Run = Callable[..., tuple[int, str, str]]
 

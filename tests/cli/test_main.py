@@ -19,10 +19,10 @@ import pytest
 import typer
 
 from cyclevar.cli import main as cli
-from cyclevar.core import manager as manager_module
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.hookspecs import hookimpl
-from cyclevar.core.manager import Manager
+from cyclevar.core.extension import manager as manager_module
+from cyclevar.core.extension.hookspecs import hookimpl
+from cyclevar.core.extension.manager import Manager
 from cyclevar.core.scaffold.write import new_plugin
 
 Run = Callable[..., tuple[int, str, str]]

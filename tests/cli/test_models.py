@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cyclevar.cli.main import main
-from cyclevar.core.hub import FOLDERS
+from cyclevar.core.weights.hub import FOLDERS
 
 Run = Callable[..., tuple[int, str, str]]
 

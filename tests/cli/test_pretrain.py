@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from cyclevar.cli.main import main
-from cyclevar.core.config import PretrainConfig
-from cyclevar.core.settings import validate
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.pretraining import PretrainConfig
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cyclevar.cli.main import main
-from cyclevar.core.config import TrainConfig
+from cyclevar.core.config.training import TrainConfig
 
 Run = Callable[..., tuple[int, str, str]]
 

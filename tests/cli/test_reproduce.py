@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from cyclevar.cli.main import main
-from cyclevar.core import models
 from cyclevar.core.evaluation import evaluate
+from cyclevar.core.models import catalog as models
 from cyclevar.core.reproduce import run as reproduction
 from cyclevar.core.reproduce import tables
 from cyclevar.core.reproduce.tables import Scale
-from cyclevar.core.shipped import WEIGHTS
 from cyclevar.core.training.loop import StoppedError
+from cyclevar.core.weights.shipped import WEIGHTS
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -21,8 +21,8 @@ from rich.console import Console
 from cyclevar.cli import _display
 from cyclevar.cli._display import LiveDisplay, PlainDisplay, display
 from cyclevar.cli.main import main
-from cyclevar.core.config import TrainConfig
-from cyclevar.core.settings import validate
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.training import TrainConfig
 
 Run = Callable[..., tuple[int, str, str]]
 

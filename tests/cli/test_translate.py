@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from cyclevar.cli.main import main
-from cyclevar.core import shipped
-from cyclevar.core.translator import Translator
+from cyclevar.core.pipelines.translator import Translator
+from cyclevar.core.weights import shipped
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -216,7 +216,7 @@ def test_wrong_models_and_devices_are_one_line(
 def test_a_model_without_two_domains_wants_to_be_told(
     translate: Run, source: Path, tmp_path: Path, small_translator: Path
 ) -> None:
-    from cyclevar.core.translator import Translator
+    from cyclevar.core.pipelines.translator import Translator
 
     Translator(Translator.load(small_translator).model, domains=["one"], targets=[0]).save(tmp_path / "one")
     code, _, errors = translate(source, tmp_path / "out", model=tmp_path / "one")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.features import FeatureNet, load_feature_net
-from cyclevar.core.model import Model, build
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.networks.feature_net import FeatureNet, load_feature_net
 
 SMALL: dict[str, Any] = {
     "tokenizer": {

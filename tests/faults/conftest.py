@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclevar.core.checkpoints import load_tensors
-from cyclevar.core.training.runs import RunFolder
+from cyclevar.core.training.run_folder import RunFolder
+from cyclevar.core.weights.checkpoints import load_tensors
 
 SPEEDS = {"images_per_second", "data_wait", "memory_gb"}
 

@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 
-from cyclevar.core.config import TrainConfig
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.data import batches
 from cyclevar.core.errors import CyclevarError
-from cyclevar.core.features import load_feature_net
-from cyclevar.core.settings import validate
-from cyclevar.core.training import start, trainer
+from cyclevar.core.networks.feature_net import load_feature_net
+from cyclevar.core.training import launch as start
+from cyclevar.core.training.tasks import translator as trainer
 
 
 class Notes:

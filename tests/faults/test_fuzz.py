@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import cyclevar
-from cyclevar.core.checkpoints import load_metadata, load_published, load_tensors
-from cyclevar.core.config import PretrainConfig, TrainConfig
+from cyclevar.core.config.base import Settings, validate
+from cyclevar.core.config.files import apply_overrides, load_yaml
+from cyclevar.core.config.pretraining import PretrainConfig
+from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import CheckpointError, ConfigError
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.settings import Settings, apply_overrides, load_yaml, validate
-from cyclevar.core.training.runs import RunFolder
+from cyclevar.core.training.run_folder import RunFolder
+from cyclevar.core.weights.checkpoints import load_metadata, load_published, load_tensors
 
 SLOW = os.environ.get("CYCLEVAR_SLOW", "0") not in ("", "0")
 fuzz = settings(

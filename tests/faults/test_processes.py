@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cyclevar.core.checkpoints import load_tensors
+from cyclevar.core.weights.checkpoints import load_tensors
 
 QUICK = """
 loop: {steps: 10, log_every: 1, validate_every: 100, sample_every: 100, save_every: 2, keep: 9}

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclevar.core.sharding import plan_translation
-from cyclevar.core.translator import Translator
+from cyclevar.core.pipelines.sharding import plan_translation
+from cyclevar.core.pipelines.translator import Translator
 
 
 @pytest.fixture

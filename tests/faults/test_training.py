@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cyclevar.core.training.divergence import steps_left_out
-from cyclevar.core.training.runs import RunFolder
+from cyclevar.core.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 

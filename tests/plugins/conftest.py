@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cyclevar.core.model import Model, build
+from cyclevar.core.models.model import Model, build
 
 Numbers = tuple[dict[str, Any], dict[str, Tensor]]
 

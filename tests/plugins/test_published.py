@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cyclevar.core.model import build
+from cyclevar.core.models.model import build
 
 UNFOLDED: dict[str, Any] = {
     "tokenizer": {"bits": 32, "patch": 16, "multipliers": [1, 2, 4, 4, 4]},

@@ -9,17 +9,17 @@ from cyclevar_markov.visibility import build, windows
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.attention import Visibility
-from cyclevar.core.cache import KeyValueCache
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.attention.cache import KeyValueCache
+from cyclevar.core.attention.plan import Visibility
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.generation import generate
-from cyclevar.core.model import Model
-from cyclevar.core.models import open_model
-from cyclevar.core.pyramid import teacher_inputs, tokenize
+from cyclevar.core.models.catalog import open_model
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.generation import generate
+from cyclevar.core.next_scale.pyramid import teacher_inputs, tokenize
+from cyclevar.core.next_scale.translation import translate
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.settings import validate
-from cyclevar.core.translation import translate
 
 SCHEDULE = ScaleSchedule.square(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 """Of VAR's models for 256 pixels."""

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cyclevar.cli.main import main
-from cyclevar.core.cache import CachePolicy, KeyValueCache, LayerView
+from cyclevar.core.attention.cache import CachePolicy, KeyValueCache, LayerView
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.generation import Generation, generate
-from cyclevar.core.model import Model
-from cyclevar.core.models import open_model
-from cyclevar.core.pyramid import teacher_inputs
+from cyclevar.core.models.catalog import open_model
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.generation import Generation, generate
+from cyclevar.core.next_scale.pyramid import teacher_inputs
 from cyclevar.core.schedule import ScaleSchedule
 
 

@@ -12,13 +12,13 @@ from cyclevar_search.search import ROUND, Search, systematic
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.callbacks import Answer, ScaleStep, Select
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.generation import Generation, generate, generate_each, noise_generator
-from cyclevar.core.model import Model, build
-from cyclevar.core.settings import validate
-from cyclevar.core.translation import translate
+from cyclevar.core.interfaces.callbacks import Answer, ScaleStep, Select
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.next_scale.generation import Generation, generate, generate_each, noise_generator
+from cyclevar.core.next_scale.translation import translate
 
 
 @pytest.fixture(scope="module")

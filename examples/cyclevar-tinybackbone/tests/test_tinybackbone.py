@@ -10,13 +10,13 @@ from cyclevar_tinybackbone.backbone import TinyBackbone
 from cyclevar_tinybackbone.quantizer import GridQuantizer
 from torch.testing import assert_close
 
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.generation import generate
-from cyclevar.core.model import Model, build
-from cyclevar.core.pyramid import compose, tokenize
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.next_scale.generation import generate
+from cyclevar.core.next_scale.pyramid import compose, tokenize
+from cyclevar.core.next_scale.translation import translate
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.translation import translate
 
 
 @pytest.fixture(scope="module")

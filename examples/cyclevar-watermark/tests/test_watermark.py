@@ -14,9 +14,9 @@ from torch import Tensor
 
 from cyclevar.cli.main import main
 from cyclevar.core.data.transforms import to_picture, to_tensor
-from cyclevar.core.generation import generate
-from cyclevar.core.model import Model
-from cyclevar.core.models import open_model
+from cyclevar.core.models.catalog import open_model
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.generation import generate
 
 SECRET = WatermarkConfig(key="secret", strength=4.0)
 PICTURES = 8

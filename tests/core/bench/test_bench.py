@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cyclevar.cli._tables import compare
 from cyclevar.core.bench.config import BenchConfig, default_preset
-from cyclevar.core.bench.page import compare, plot, read
+from cyclevar.core.bench.plot import plot, read
 from cyclevar.core.bench.run import BenchResult, Spread, bench
 from cyclevar.core.bench.stages import StageClock
 from cyclevar.core.bench.sweep import sweep

@@ -15,11 +15,11 @@ import typer
 
 from cyclevar.core.contract import check as check_module
 from cyclevar.core.contract.check import check_plugin, find_plugins
-from cyclevar.core.contract.choice import FILES, FOLDER, chosen_entries, contract_files
+from cyclevar.core.contract.selection import FILES, FOLDER, chosen_entries, contract_files
 from cyclevar.core.errors import ConfigError, PluginError, UnknownNameError
-from cyclevar.core.hookspecs import hookimpl
-from cyclevar.core.manager import Manager, get_manager
-from cyclevar.core.registry import KINDS
+from cyclevar.core.extension.hookspecs import hookimpl
+from cyclevar.core.extension.manager import Manager, get_manager
+from cyclevar.core.extension.registry import KINDS
 from cyclevar.core.scaffold.write import new_plugin
 
 Install = Callable[..., dict[str, str]]
@@ -43,7 +43,7 @@ def test_which_parts_are_chosen() -> None:
 
 def test_a_plugin_that_was_left_out_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     manager = Manager([EntryPoint("broken", "no_such_module", "cyclevar")])
-    monkeypatch.setattr("cyclevar.core.contract.choice.get_manager", lambda: manager)
+    monkeypatch.setattr("cyclevar.core.contract.selection.get_manager", lambda: manager)
     with pytest.raises(PluginError, match="No module named 'no_such_module'"):
         chosen_entries("broken")
     with pytest.raises(PluginError, match="no plugin but cyclevar's own is installed"):
@@ -160,8 +160,7 @@ def test_the_option_of_pytest_names_what_it_does_not_know(tmp_path: Path) -> Non
 
 
 def test_the_option_costs_nothing_where_it_is_not_asked_for() -> None:
-    code = (
-        "import sys, pytest; old = set(sys.modules); import cyclevar.core.pytest_plugin; print(*set(sys.modules) - old)"
-    )
+    plugin = "cyclevar.core.contract.pytest_plugin"
+    code = f"import sys, pytest; old = set(sys.modules); import {plugin}; print(*set(sys.modules) - old)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) <= {"cyclevar", "cyclevar.core", "cyclevar.core.pytest_plugin"}
+    assert set(done.stdout.split()) <= {"cyclevar", "cyclevar.core", "cyclevar.core.contract", plugin}

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from cyclevar.core.data.batches import UnpairedBatches, epoch_order, stack
-from cyclevar.core.data.datasets import FolderSource, Part, PictureList
+from cyclevar.core.data.sources import FolderSource, Part, PictureList
 from cyclevar.core.data.transforms import to_tensor
 from cyclevar.core.errors import ConfigError, DataError
 

@@ -13,7 +13,7 @@ from PIL import Image
 from cyclevar.core.data import check
 from cyclevar.core.data.check import DataReport, check_dataset, near_pairs, perceptual_hash
 from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.data.pictures import describe_picture
+from cyclevar.core.data.images import describe_picture
 
 
 def scene(seed: int, side: int = 48) -> Image.Image:

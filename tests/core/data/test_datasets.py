@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cyclevar.core.data.datasets import PictureList, open_dataset
+from cyclevar.core.data.datasets import open_dataset
+from cyclevar.core.data.sources import PictureList
 from cyclevar.core.errors import ConfigError, DataError, PictureError, PluginError
-from cyclevar.core.manager import get_manager
-from cyclevar.core.registry import Entry
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.extension.registry import Entry
 
 
 def fill(folder: Path, count: int, suffix: str = "png") -> Path:
@@ -123,9 +124,9 @@ def test_only_files_are_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from cyclevar.core.data import datasets
+    from cyclevar.core.data import sources
 
-    datasets._pass_over(PermissionError(13, "Permission denied", str(tmp_path / "locked")))
+    sources._pass_over(PermissionError(13, "Permission denied", str(tmp_path / "locked")))
     assert caplog.messages == [f"the folder {tmp_path / 'locked'} is passed over: Permission denied"]
 
 

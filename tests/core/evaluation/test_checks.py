@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclevar.core.evaluation.evaluate import Evaluation, compare
+from cyclevar.core.evaluation.evaluate import compare
 from cyclevar.core.evaluation.metrics import fid
-from cyclevar.core.evaluation.nets import Judges
-from cyclevar.core.features import load_feature_net
+from cyclevar.core.evaluation.networks import Judges
+from cyclevar.core.evaluation.results import Evaluation
+from cyclevar.core.networks.feature_net import load_feature_net
 
 
 def pictures(count: int, seed: int, *, striped: bool = False) -> Tensor:

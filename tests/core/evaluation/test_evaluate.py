@@ -13,17 +13,12 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
+from cyclevar.cli._tables import evaluation_tables
 from cyclevar.core.errors import DataError, UnknownNameError
-from cyclevar.core.evaluation.evaluate import (
-    Evaluation,
-    Translate,
-    choose_metrics,
-    evaluate,
-    pooled_features,
-    quick_kid_rt,
-)
-from cyclevar.core.evaluation.nets import Judges
-from cyclevar.core.features import FeatureNet
+from cyclevar.core.evaluation.evaluate import Translate, choose_metrics, evaluate, pooled_features, quick_kid_rt
+from cyclevar.core.evaluation.networks import Judges
+from cyclevar.core.evaluation.results import Evaluation
+from cyclevar.core.networks.feature_net import FeatureNet
 
 DOMAINS = ("white", "black")
 
@@ -189,7 +184,7 @@ def test_json_round_trip(perfect: Evaluation) -> None:
 
 def test_tables_name_what_they_were_computed_with(perfect: Evaluation) -> None:
     page = io.StringIO()
-    for table in perfect.tables():
+    for table in evaluation_tables(perfect):
         Console(file=page, width=200).print(table)
     text = " ".join(page.getvalue().split())
     for part in (

@@ -21,7 +21,7 @@ from cyclevar.core.evaluation.metrics import (
     self_similarity_distance,
     structure_distance,
 )
-from cyclevar.core.features import FeatureNet
+from cyclevar.core.networks.feature_net import FeatureNet
 
 
 def gaussian(count: int, width: int, *, seed: int, shift: float = 0.0) -> Tensor:

@@ -18,7 +18,7 @@ from cyclevar.core.evaluation.perceptual import (
     PerceptualDistance,
     perceptual_distance,
 )
-from cyclevar.core.features import FeatureNet
+from cyclevar.core.networks.feature_net import FeatureNet
 
 SLICES = {
     "lpips_alex": {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)},

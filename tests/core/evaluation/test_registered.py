@@ -11,14 +11,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from cyclevar.cli._tables import evaluation_tables
 from cyclevar.core.errors import DataError, UnknownNameError
-from cyclevar.core.evaluation.cache import FeatureCache
 from cyclevar.core.evaluation.evaluate import choose_metrics, compare, evaluate
-from cyclevar.core.evaluation.nets import Judges
-from cyclevar.core.features import FeatureNet
-from cyclevar.core.interfaces import PictureMetric
-from cyclevar.core.manager import get_manager
-from cyclevar.core.registry import Entry
+from cyclevar.core.evaluation.feature_cache import FeatureCache
+from cyclevar.core.evaluation.networks import Judges
+from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.extension.registry import Entry
+from cyclevar.core.interfaces.criteria import PictureMetric
+from cyclevar.core.networks.feature_net import FeatureNet
 
 DOMAINS = ("white", "black")
 
@@ -87,7 +88,7 @@ def test_a_column_each(net: FeatureNet, shapes: Tensor) -> None:
     assert plain["brightness_source"]["value"] == pytest.approx(float(distance))
     assert "registered" not in plain
     console = Console(file=io.StringIO(), width=200)
-    console.print(found.tables()[0])
+    console.print(evaluation_tables(found)[0])
     assert f"{distance:.4f}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 

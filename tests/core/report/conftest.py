@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from cyclevar.core.config import TrainConfig
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
+from cyclevar.core.config.training import TrainConfig
 
 MakeRun = Callable[..., Path]
 

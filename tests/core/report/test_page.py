@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclevar.core.config import PretrainConfig, TrainConfig
+from cyclevar.core.config.pretraining import PretrainConfig
+from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import ConfigError
 from cyclevar.core.report.page import METRICS, SHEET_BYTES, SHEETS, render, write_report
-from cyclevar.core.report.record import read_run
+from cyclevar.core.report.run_record import read_run
 
 EVALUATION = {
     "directions": [

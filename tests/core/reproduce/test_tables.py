@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.config.base import flat
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.reproduce.tables import BASELINE, SCALES, TABLES, find_scale, find_table
-from cyclevar.core.settings import flat
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.registry import KINDS as REGISTRY_KINDS
+from cyclevar.core.extension.registry import KINDS as REGISTRY_KINDS
 from cyclevar.core.scaffold.write import COMMON, KINDS, LONGEST, checked_name, new_plugin, supported_range
 
 ROOT = Path(__file__).resolve().parents[3]

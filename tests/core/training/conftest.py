@@ -13,16 +13,19 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import cyclevar
-from cyclevar.core.config import LoraConfig, PretrainConfig, TrainConfig
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.pretraining import PretrainConfig
+from cyclevar.core.config.training import LoraConfig, TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.evaluation.perceptual import PerceptualDistance
-from cyclevar.core.features import FeatureNet, load_feature_net
-from cyclevar.core.model import Model
-from cyclevar.core.settings import validate
-from cyclevar.core.training import reconstruction, start, trainer
-from cyclevar.core.training.device import make_accelerator
-from cyclevar.core.training.trainer import TranslatorTask
+from cyclevar.core.models.model import Model
+from cyclevar.core.networks.feature_net import FeatureNet, load_feature_net
+from cyclevar.core.training import launch as start
+from cyclevar.core.training.accelerator import make_accelerator
+from cyclevar.core.training.losses import reconstruction
+from cyclevar.core.training.tasks import translator as trainer
+from cyclevar.core.training.tasks.translator import TranslatorTask
 from cyclevar.plugins.cyclegan.config import CycleganConfig
 
 SETTINGS: dict[str, Any] = {

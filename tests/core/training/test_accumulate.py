@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cyclevar.core.config import PretrainConfig, TrainConfig
-from cyclevar.core.settings import merged, validate
-from cyclevar.core.training import start
-from cyclevar.core.training.loop import Task
+from cyclevar.core.config.base import merged, validate
+from cyclevar.core.config.pretraining import PretrainConfig
+from cyclevar.core.config.training import TrainConfig
+from cyclevar.core.training import launch as start
+from cyclevar.core.training.task import Task
 
 pytestmark = pytest.mark.usefixtures("light")
 

@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cyclevar.core.checkpoints import load_tensors
-from cyclevar.core.config import LoopConfig, TrainConfig
+from cyclevar.core.config.loop import LoopConfig
+from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.training.common import descend, make_optimizer
-from cyclevar.core.training.device import make_accelerator
+from cyclevar.core.training.accelerator import make_accelerator
 from cyclevar.core.training.divergence import (
     NonFiniteError,
     Spikes,
@@ -25,8 +24,12 @@ from cyclevar.core.training.divergence import (
     first_module,
     steps_left_out,
 )
-from cyclevar.core.training.loop import DivergenceError, Task, run
-from cyclevar.core.training.runs import Parts, RunFolder, pack_state, random_state
+from cyclevar.core.training.loop import DivergenceError, run
+from cyclevar.core.training.optim import descend, make_optimizer
+from cyclevar.core.training.run_folder import RunFolder
+from cyclevar.core.training.state import Parts, pack_state, random_state
+from cyclevar.core.training.task import Task
+from cyclevar.core.weights.checkpoints import load_tensors
 
 LOOP = LoopConfig(steps=12, log_every=1, validate_every=100, sample_every=100, save_every=4)
 NAN = math.nan

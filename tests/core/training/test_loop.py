@@ -18,14 +18,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cyclevar.core.callbacks import Callback
-from cyclevar.core.checkpoints import load_tensors
-from cyclevar.core.config import LoopConfig, TrainConfig
+from cyclevar.core.config.loop import LoopConfig
+from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import CyclevarError, PluginError
+from cyclevar.core.interfaces import callbacks
+from cyclevar.core.interfaces.callbacks import Callback
 from cyclevar.core.training import loop
-from cyclevar.core.training.loop import Display, DivergenceError, StoppedError, Task, run
-from cyclevar.core.training.runs import Best, Parts, RunFolder
-from cyclevar.core.training.trackers import Tracker
+from cyclevar.core.training.loop import DivergenceError, StoppedError, run
+from cyclevar.core.training.run_folder import Best, RunFolder
+from cyclevar.core.training.state import Parts
+from cyclevar.core.training.task import Display, Task
+from cyclevar.core.training.tracking import Tracker
+from cyclevar.core.weights.checkpoints import load_tensors
 
 LOOP = LoopConfig(steps=12, log_every=2, validate_every=4, sample_every=6, save_every=5)
 
@@ -428,7 +432,7 @@ class Told(Callback):
         self.lines.append("end")
 
 
-class Session(loop.Session):
+class Session(callbacks.Session):
     """One without a model."""
 
     def __init__(self, callback: Callback) -> None:

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cyclevar.core.checkpoints import load_tensors
-from cyclevar.core.config import PretrainConfig, TrainConfig
-from cyclevar.core.settings import validate
+from cyclevar.core.config.base import validate
+from cyclevar.core.config.pretraining import PretrainConfig
+from cyclevar.core.config.training import TrainConfig
+from cyclevar.core.training.launch import pretrain, train
 from cyclevar.core.training.loop import StoppedError
-from cyclevar.core.training.start import pretrain, train
+from cyclevar.core.weights.checkpoints import load_tensors
 
 SPLITS = 3 if os.environ.get("CYCLEVAR_SLOW", "0") in ("", "0") else 25
 """Random ways to split a training that are tried."""

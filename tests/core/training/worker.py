@@ -32,9 +32,10 @@ class Progress:
 
 def replay(reference: Path) -> Any:
     """What stands in for the loop: ``checkpoints/step-N`` of ``reference`` is made into ``replayed/step-N+1``."""
-    from cyclevar.core.checkpoints import load_tensors, save_tensors
-    from cyclevar.core.training.loop import Task
-    from cyclevar.core.training.runs import RunFolder, pack_state, step_of, unpack_state
+    from cyclevar.core.training.run_folder import RunFolder, step_of
+    from cyclevar.core.training.state import pack_state, unpack_state
+    from cyclevar.core.training.task import Task
+    from cyclevar.core.weights.checkpoints import load_tensors, save_tensors
 
     def run(task: Task, folder: RunFolder, *_: object) -> None:
         for path in RunFolder(reference).saved()[:-1]:
@@ -50,10 +51,11 @@ def replay(reference: Path) -> Any:
 
 def main() -> int:
     torch.set_num_threads(1)
-    from cyclevar.core.config import PretrainConfig, TrainConfig
+    from cyclevar.core.config.pretraining import PretrainConfig
+    from cyclevar.core.config.training import TrainConfig
     from cyclevar.core.errors import CyclevarError
-    from cyclevar.core.training import device as accelerators
-    from cyclevar.core.training import start
+    from cyclevar.core.training import accelerator as accelerators
+    from cyclevar.core.training import launch as start
 
     kind, config, out, device, *more = sys.argv[1:]
     resume, numbered, patient = more == ["resume"], more == ["numbered"], more[:1] == ["patience"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cyclevar.core.config.base import validate
 from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
-from cyclevar.core.settings import validate
 from cyclevar.plugins.clip.config import ClipConfig
 from cyclevar.plugins.clip.discriminator import ClipDiscriminator
 from cyclevar.plugins.clip.tower import ClipTower

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cyclevar.core.model import build_direct
+from cyclevar.core.models.model import build_direct
 from cyclevar.plugins.cyclegan.config import CycleganConfig, Patchgan70Config
 from cyclevar.plugins.cyclegan.discriminator import Patchgan70
 from cyclevar.plugins.cyclegan.generator import ResidualGenerator

@@ -8,8 +8,8 @@ import pytest
 import timm
 import torch
 
+from cyclevar.core.config.base import validate
 from cyclevar.core.errors import CheckpointError, ConfigError
-from cyclevar.core.settings import validate
 from cyclevar.plugins.features.config import FeaturesConfig
 from cyclevar.plugins.features.discriminator import FeatureDiscriminator
 from cyclevar.plugins.features.timm_net import TimmNet

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cyclevar.core.attention import Visibility
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.attention.plan import Visibility
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.generation import generate
-from cyclevar.core.model import Model, build
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.next_scale.generation import generate
+from cyclevar.core.next_scale.translation import translate
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.translation import translate
 from cyclevar.plugins.flexvar.backbone import FlexVarBackbone, waves
 from cyclevar.plugins.flexvar.config import FlexVarSamplingConfig
 

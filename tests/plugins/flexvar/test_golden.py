@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.config import TranslationConfig
-from cyclevar.core.generation import generate
-from cyclevar.core.model import Model, build
-from cyclevar.core.names import strip_prefix
-from cyclevar.core.pyramid import Pyramid, teacher_inputs, tokenize
+from cyclevar.core.config.inference import TranslationConfig
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.next_scale.generation import generate
+from cyclevar.core.next_scale.pyramid import Pyramid, teacher_inputs, tokenize
+from cyclevar.core.next_scale.translation import encode_context, translate_context
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.translation import encode_context, translate_context
+from cyclevar.core.weights.name_table import strip_prefix
 from cyclevar.plugins.flexvar.backbone import FlexVarBackbone
 
 pytestmark = pytest.mark.golden

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.model import Model, build
+from cyclevar.core.models.model import Model, build
 from cyclevar.plugins.flexvar.config import FlexVarConfig
 
 MakeModel = Callable[..., Model]

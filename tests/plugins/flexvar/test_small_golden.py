@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.pyramid import compose, resize, teacher_inputs, tokenize
+from cyclevar.core.next_scale.pyramid import compose, resize, teacher_inputs, tokenize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.flexvar.config import FlexVarTokenizerConfig
 from cyclevar.plugins.flexvar.tokenizer import FlexVarTokenizer

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from cyclevar.core.model import Model
-from cyclevar.core.pyramid import tokenize
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.pyramid import tokenize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.flexvar.tokenizer import FlexVarTokenizer
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from cyclevar.core.cache import KeyValueCache
+from cyclevar.core.attention.cache import KeyValueCache
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces import Condition
-from cyclevar.core.model import Model, build
+from cyclevar.core.interfaces.backbone import Condition
+from cyclevar.core.models.model import Model, build
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.infinity.backbone import InfinityBackbone
 from cyclevar.plugins.infinity.config import InfinitySampling

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.callbacks import ForcedCodes, ScaleStep
-from cyclevar.core.config import TranslationConfig
-from cyclevar.core.generation import generate
-from cyclevar.core.interfaces import Condition
-from cyclevar.core.model import Model, build
-from cyclevar.core.names import strip_prefix
-from cyclevar.core.pyramid import Pyramid, teacher_inputs, tokenize
-from cyclevar.core.translation import encode_context, translate, translate_context
+from cyclevar.core.config.inference import TranslationConfig
+from cyclevar.core.interfaces.backbone import Condition
+from cyclevar.core.interfaces.callbacks import ForcedCodes, ScaleStep
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.next_scale.generation import generate
+from cyclevar.core.next_scale.pyramid import Pyramid, teacher_inputs, tokenize
+from cyclevar.core.next_scale.translation import encode_context, translate, translate_context
+from cyclevar.core.weights.name_table import strip_prefix
 from cyclevar.plugins.infinity.backbone import InfinityBackbone
 from cyclevar.plugins.infinity.schedules import NAMED
 

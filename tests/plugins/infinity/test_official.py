@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.model import Model, build
+from cyclevar.core.models.model import Model, build
 from cyclevar.plugins.infinity.official import bit_values
 
 MakeModel = Callable[..., Model]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.pyramid import compose, teacher_inputs, tokenize
+from cyclevar.core.next_scale.pyramid import compose, teacher_inputs, tokenize
 from cyclevar.plugins.infinity.config import InfinityConfig, InfinityTokenizerConfig
 from cyclevar.plugins.infinity.tokenizer import InfinityTokenizer
 

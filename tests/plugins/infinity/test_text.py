@@ -12,8 +12,8 @@ import torch
 from torch.testing import assert_close
 
 from cyclevar.core.errors import CheckpointError, ConfigError
-from cyclevar.core.model import Model
-from cyclevar.core.translator import Translator
+from cyclevar.core.models.model import Model
+from cyclevar.core.pipelines.translator import Translator
 from cyclevar.plugins.infinity import text
 from cyclevar.plugins.infinity.text import WordEncoder, t5_features
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.model import Model, build
-from cyclevar.core.pyramid import compose, teacher_inputs, tokenize
+from cyclevar.core.models.model import Model, build
+from cyclevar.core.next_scale.pyramid import compose, teacher_inputs, tokenize
 from cyclevar.core.schedule import ScaleSchedule
 
 MakeModel = Callable[..., Model]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from cyclevar.core.config.base import validate
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.settings import validate
 from cyclevar.plugins.patchgan.config import PatchganConfig
 from cyclevar.plugins.patchgan.discriminator import PatchDiscriminator
 

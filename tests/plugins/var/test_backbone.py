@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.model import Model, build
+from cyclevar.core.models.model import Model, build
 from cyclevar.core.schedule import ScaleSchedule
 
 MakeModel = Callable[..., Model]

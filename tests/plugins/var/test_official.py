@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import CheckpointError
-from cyclevar.core.model import Model, build
+from cyclevar.core.models.model import Model, build
 
 MakeModel = Callable[..., Model]
 Parts = dict[str, dict[str, Tensor]]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from cyclevar.core.config import TranslationConfig
+from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.generation import generate
-from cyclevar.core.model import Model, build, load_model
-from cyclevar.core.translation import translate
+from cyclevar.core.models.model import Model, build, load_model
+from cyclevar.core.next_scale.generation import generate
+from cyclevar.core.next_scale.translation import translate
 from cyclevar.quantizers.bitwise import BitwiseQuantizer
 from cyclevar.quantizers.index import IndexQuantizer
 

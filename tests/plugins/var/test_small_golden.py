@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclevar.core.pyramid import compose, teacher_inputs, tokenize
+from cyclevar.core.next_scale.pyramid import compose, teacher_inputs, tokenize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.plugins.var.config import VarTokenizerConfig
 from cyclevar.plugins.var.official import tokenizer_names

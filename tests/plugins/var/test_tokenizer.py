@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from cyclevar.core.model import Model
+from cyclevar.core.models.model import Model
 from cyclevar.plugins.var.tokenizer import VarTokenizer, area, bicubic, phi_index
 
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import NonNegativeInt, model_validator
 
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
 
 
 class MarkovConfig(Settings):

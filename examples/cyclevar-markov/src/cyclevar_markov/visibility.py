@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cyclevar.core.attention import Visibility
+from cyclevar.core.attention.plan import Visibility
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar_markov.config import MarkovConfig
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cyclevar.core.checkpoints import save_text
 from cyclevar.core.errors import ConfigError
+from cyclevar.core.runtime.files import save_text
 from cyclevar.core.schedule import ScaleSchedule
 
 REFINERS, DECAY = 0.92, 0.11

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cyclevar.core.cache import CachePolicy, KeyValueCache, LayerView
+from cyclevar.core.attention.cache import CachePolicy, KeyValueCache, LayerView
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.generation import generate
-from cyclevar.core.model import Model
-from cyclevar.core.pyramid import teacher_inputs
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.generation import generate
+from cyclevar.core.next_scale.pyramid import teacher_inputs
 from cyclevar_scalekv.budgets import Budgets, allot
 from cyclevar_scalekv.policy import attention, observation_window
 

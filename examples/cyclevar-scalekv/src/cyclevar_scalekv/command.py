@@ -33,7 +33,7 @@ def calibrate(
 ) -> None:
     """Find out which layers look far back, and write how many tokens each of them keeps."""
     from cyclevar.core.errors import ConfigError
-    from cyclevar.core.models import open_model
+    from cyclevar.core.models.catalog import open_model
     from cyclevar_scalekv.calibrate import calibrate as find
 
     model = open_model(backbone, preset, weights=weights).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, PositiveInt
 
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
 
 
 class ScaleKvConfig(Settings):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cyclevar.core.cache import CachePolicy, LayerView
+from cyclevar.core.attention.cache import CachePolicy, LayerView
 from cyclevar.core.errors import ConfigError
 from cyclevar_scalekv.budgets import Budgets, uniform
 from cyclevar_scalekv.config import ScaleKvConfig

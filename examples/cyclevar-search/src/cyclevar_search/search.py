@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cyclevar.core.callbacks import Answer, Callback, Rewind, ScaleStep, Select
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.generation import noise_generator
-from cyclevar.core.model import Model
-from cyclevar.core.session import Session
+from cyclevar.core.interfaces.callbacks import Answer, Callback, Rewind, ScaleStep, Select, Session
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.generation import noise_generator
 from cyclevar_search.config import LIKELIHOOD, SearchConfig
 
 Verifier = Callable[[Tensor], Tensor]

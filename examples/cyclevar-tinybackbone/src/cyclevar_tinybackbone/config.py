@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from pydantic import Field, PositiveInt
 
-from cyclevar.core.config import FamilyConfig, SamplingConfig
-from cyclevar.core.settings import Settings
+from cyclevar.core.config.base import Settings
+from cyclevar.core.config.families import FamilyConfig
+from cyclevar.core.config.inference import SamplingConfig
 
 
 class TinyTokenizerConfig(Settings):

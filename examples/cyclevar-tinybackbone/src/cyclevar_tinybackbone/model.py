@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cyclevar.core.model import Model
+from cyclevar.core.models.model import Model
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar_tinybackbone.backbone import TinyBackbone
 from cyclevar_tinybackbone.config import TinyConfig

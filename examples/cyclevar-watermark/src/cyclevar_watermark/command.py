@@ -32,11 +32,11 @@ def detect(
     """
     import torch
 
-    from cyclevar.core.data.pictures import read_picture
+    from cyclevar.core.config.base import validate
+    from cyclevar.core.data.images import read_picture
     from cyclevar.core.data.transforms import to_tensor
     from cyclevar.core.errors import ConfigError
-    from cyclevar.core.models import open_model
-    from cyclevar.core.settings import validate
+    from cyclevar.core.models.catalog import open_model
     from cyclevar_watermark.config import WatermarkConfig
     from cyclevar_watermark.detect import Found
     from cyclevar_watermark.detect import detect as find

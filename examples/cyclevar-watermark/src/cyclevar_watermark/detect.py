@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cyclevar.core.generation import schedule_for
-from cyclevar.core.model import Model
-from cyclevar.core.pyramid import tokenize
+from cyclevar.core.models.model import Model
+from cyclevar.core.next_scale.generation import schedule_for
+from cyclevar.core.next_scale.pyramid import tokenize
 from cyclevar_watermark.config import WatermarkConfig
 from cyclevar_watermark.lists import green_codes
 

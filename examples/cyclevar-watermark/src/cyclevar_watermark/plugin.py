@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cyclevar.core.hookspecs import hookimpl
-from cyclevar.core.registry import Registry
+from cyclevar.core.extension.hookspecs import hookimpl
+from cyclevar.core.extension.registry import Registry
 
 if TYPE_CHECKING:
     import typer

@@ -1,0 +1,1 @@
+"""Attention: plans, kernels, key-value cache."""

@@ -1,0 +1,1 @@
+"""Reports on this machine: doctor, memory estimate, attention kernels."""

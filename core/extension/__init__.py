@@ -1,0 +1,1 @@
+"""Hooks, registry and manager of plugins."""

@@ -1,0 +1,1 @@
+"""Rearrange a model so that it runs faster."""

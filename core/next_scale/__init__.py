@@ -1,0 +1,1 @@
+"""The flow: pyramid, translation, generation, editing."""

@@ -1,0 +1,1 @@
+"""From images and files to images and files."""

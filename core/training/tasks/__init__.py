@@ -1,0 +1,1 @@
+"""Training tasks: translator, tokenizer, backbone."""

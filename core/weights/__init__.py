@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints, name tables, published and shipped files."""
