@@ -57,7 +57,7 @@ def test_there_are_five() -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
 def test_each_is_small(folder: Path) -> None:
-    """Less than 250 lines of code; empty ones, comments and docstrings do not count."""
+    """At most 250 lines of code; empty ones, comments and docstrings do not count."""
     total = 0
     for file in folder.glob("src/**/*.py"):
         text = file.read_text()
@@ -71,7 +71,7 @@ def test_each_is_small(folder: Path) -> None:
         blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
         lines = {line for one in tokens if one.type not in blank for line in range(one.start[0], one.end[0] + 1)}
         total += len(lines - words)
-    assert 0 < total < 250
+    assert 0 < total <= 250
 
 
 @pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from cyclevar.core.config.base import validate
 from cyclevar.core.config.inference import TranslationConfig
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces.callbacks import Answer, ScaleStep, Select
+from cyclevar.core.interfaces import Answer, ScaleStep, Select
 from cyclevar.core.models.model import Model, build
 from cyclevar.core.next_scale.generation import Generation, generate, generate_each, noise_generator
 from cyclevar.core.next_scale.translation import translate

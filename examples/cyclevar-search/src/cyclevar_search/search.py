@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces.callbacks import Answer, Callback, Rewind, ScaleStep, Select, Session
+from cyclevar.core.interfaces import Answer, Callback, Rewind, ScaleStep, Select, Session
 from cyclevar.core.models.model import Model
 from cyclevar.core.next_scale.generation import noise_generator
 from cyclevar_search.config import LIKELIHOOD, SearchConfig

@@ -13,7 +13,7 @@ from cyclevar.core.attention.kernels import attend
 from cyclevar.core.attention.plan import AttentionPlan, Visibility, plan_attention
 from cyclevar.core.config.inference import SamplingConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
-from cyclevar.core.interfaces.backbone import Backbone, Condition, Start, Targets
+from cyclevar.core.interfaces import Backbone, Condition, Start, Targets
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar_tinybackbone.config import TinyBackboneConfig
 

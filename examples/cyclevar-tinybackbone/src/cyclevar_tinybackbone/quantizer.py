@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclevar.core.interfaces.quantizer import Generators, Quantized, Quantizer
+from cyclevar.core.interfaces import Generators, Quantized, Quantizer
 from cyclevar.quantizers.sampling import draw, filter_logits, gumbel_noise, require_positive
 from cyclevar.quantizers.straight_through import straight_through
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from cyclevar.core.interfaces.tokenizer import ScaleState, Tokenizer
+from cyclevar.core.interfaces import ScaleState, Tokenizer
 from cyclevar.core.next_scale.pyramid import compose, resize
 from cyclevar.core.schedule import ScaleSchedule
 from cyclevar.quantizers.straight_through import straight_through

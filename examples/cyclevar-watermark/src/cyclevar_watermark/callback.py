@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from cyclevar.core.errors import ConfigError
-from cyclevar.core.interfaces.callbacks import Callback, ScaleStep, Session
+from cyclevar.core.interfaces import Callback, ScaleStep, Session
 from cyclevar.core.models.model import Model
 from cyclevar_watermark.config import WatermarkConfig
 from cyclevar_watermark.lists import green_logits

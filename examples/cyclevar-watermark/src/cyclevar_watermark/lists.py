@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclevar.core.interfaces.quantizer import Quantizer
+from cyclevar.core.interfaces import Quantizer
 from cyclevar.quantizers.bitwise import BitwiseQuantizer
 
 
