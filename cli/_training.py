@@ -48,7 +48,10 @@ AllowChangeOption = Annotated[
     ),
 ]
 KeepOption = Annotated[int | None, typer.Option("--keep", metavar="N", help="Checkpoints to keep.  [default: 2]")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the settings as YAML and stop.")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the settings as YAML, check that data and weights fit, and stop."),
+]
 
 
 def separate(names: list[str] | None) -> list[str]:

@@ -86,7 +86,10 @@ def command(
     if any(value is not None for value in of_the_stage.values()):  # the stage may stand in a file or a run
         run = settle({f"{run.config.section}.{name}": value for name, value in of_the_stage.items()})
     if dry_run:
+        from cyclevar.core.training.dry_run import check_inputs
+
         print_settings(run)
+        check_inputs(run.config)
         return
 
     from cyclevar.cli._display import display

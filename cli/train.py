@@ -109,7 +109,10 @@ def command(
         resume=resume,
     )
     if dry_run:
+        from cyclevar.core.training.dry_run import check_inputs
+
         print_settings(run)
+        check_inputs(run.config)
         return
 
     from cyclevar.cli._display import display

@@ -210,6 +210,20 @@ def build_direct(
     return _build("generator", DirectModel, family, config, initialize, overrides)
 
 
+def is_generator(family: str) -> bool:
+    """Return whether a family translates without tokens, so that `build_direct` builds it."""
+    return family in get_manager().registry.names("generator")
+
+
+def build_any(
+    family: str, config: str | Mapping[str, Any] | Settings = "tiny", *, initialize: bool = True, **overrides: Any
+) -> PictureModel:
+    """Return what `build` or `build_direct` makes, whichever of them the family is for."""
+    make = build_direct if is_generator(family) else build
+    model: PictureModel = make(family, config, initialize=initialize, **overrides)
+    return model
+
+
 def _build(
     kind: str,
     expected: type[AnyModel],
@@ -259,7 +273,6 @@ def load_picture_model(path: str | Path, **overrides: Any) -> PictureModel:
             hint="give published files for both parts, --tokenizer-weights beside the transformer's",
         )
     family = metadata["family"]
-    made = build_direct if family in get_manager().registry.names("generator") else build
-    model = made(family, metadata["config"], initialize=False, **overrides)
+    model = build_any(family, metadata["config"], initialize=False, **overrides)
     model.load_state(state, what=str(path), owned=True)
     return model

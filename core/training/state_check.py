@@ -34,7 +34,7 @@ def read_step(metadata: Mapping[str, Any]) -> int:
 def read_score(metadata: Mapping[str, Any]) -> float:
     """Return the score of a best state. Raises `CheckpointError` if it is not a finite number."""
     score = metadata.get("score")
-    if type(score) not in (int, float) or not math.isfinite(score):
+    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
         raise CheckpointError(f"its score is {_shown(score)}", expected="a finite number")
     return float(score)
 
@@ -43,7 +43,7 @@ def check_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], s
     """Raise `CheckpointError` unless a checkpoint's metadata are those of ``step`` and of its ``tensors``."""
     if read_step(metadata) != step:
         raise CheckpointError(f"its step is {metadata['step']}", expected=f"{step}, as in its name")
-    moments = metadata.get("moments")
+    moments: Any = metadata.get("moments")
     if not _is_table(moments, lambda rows: isinstance(rows, list) and all(type(row) is int for row in rows)):
         raise CheckpointError(
             "it does not say which optimizer moments it holds", expected="a checkpoint of this version"
@@ -96,11 +96,11 @@ def find_misfit(parts: _Parts, tensors: Mapping[str, Tensor]) -> tuple[str, str]
     """
     by_part: dict[str, dict[str, Tensor]] = {name: {} for name in parts}
     for name, tensor in tensors.items():
-        part, _, rest = name.partition("/")
-        if part in by_part:
-            by_part[part][rest] = tensor
-        elif part != "random":
-            return part, f"the run has no such part, but the state holds {name}"
+        owner, _, rest = name.partition("/")
+        if owner in by_part:
+            by_part[owner][rest] = tensor
+        elif owner != "random":
+            return owner, f"the run has no such part, but the state holds {name}"
     for name, part in parts.items():
         check = (
             _check_module(part, by_part[name]) if isinstance(part, nn.Module) else _check_moments(part, by_part[name])

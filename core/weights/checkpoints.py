@@ -39,6 +39,12 @@ def load_metadata(path: Path) -> dict[str, Any]:
     return _parsed(path, header)
 
 
+def load_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a safetensors file, by name; no tensor is read."""
+    with _refusing_damage(path), safetensors.safe_open(path, framework="pt") as file:
+        return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
 def _parsed(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     try:
         return {name: json.loads(value) for name, value in header.items()}
