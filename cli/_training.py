@@ -48,7 +48,10 @@ AllowChangeOption = Annotated[
     ),
 ]
 KeepOption = Annotated[int | None, typer.Option("--keep", metavar="N", help="Checkpoints to keep.  [default: 2]")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the settings as YAML and stop.")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the settings as YAML, check that data and weights fit, and stop."),
+]
 
 
 def separate(names: list[str] | None) -> list[str]:
@@ -65,8 +68,8 @@ def leads() -> bool:
 
 def print_settings(prepared: Prepared[Any]) -> None:
     """Print complete settings as YAML, below a comment that names the run folder."""
-    import yaml
+    from cyclevar.core.config.files import dump_yaml
 
     doing = "would go on with" if prepared.resume else "would write"
     typer.echo(f"# {doing} {prepared.out}")
-    typer.echo(yaml.safe_dump(prepared.config.model_dump(mode="json"), sort_keys=False), nl=False)
+    typer.echo(dump_yaml(prepared.config.model_dump(mode="json")), nl=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from cyclevar.cli._common import AsJson, print_json
-from cyclevar.core.errors import UnknownNameError
+from cyclevar.core.errors import ConfigError, UnknownNameError
 
 MODES = {"translate": "parallel", "serial": "serial", "generate": "generate", "train": "train"}
 """Names of the option, and those that the bench has for the same passes."""
@@ -58,7 +59,7 @@ def command(
     from rich.console import Console
 
     from cyclevar.core.bench.config import BenchConfig, default_preset
-    from cyclevar.core.config.base import validate
+    from cyclevar.core.config.base import merged, validate
     from cyclevar.core.config.files import apply_overrides
 
     given = {
@@ -66,16 +67,22 @@ def command(
         "lora": {"rank": lora_rank},
         "objective": {"chunk": chunk},
     }
+    settings = apply_overrides({}, overrides or [])
+    if mode != "train" and (unused := sorted(settings.keys() - {"backbone", "preset", "model"})):
+        raise ConfigError(
+            f"{unused[0]} is a setting of a training", expected="--mode train with it, or --set model.NAME=VALUE"
+        )
+    settings = _name_model(settings, backbone, preset)
     config = validate(
         BenchConfig,
         {
             "mode": MODES[mode],
-            "backbone": backbone,
-            "preset": preset or default_preset(backbone),
+            "backbone": settings["backbone"],
+            "preset": settings.get("preset") or default_preset(settings["backbone"]),
             "size": size,
             "batch": batch,
             "dtype": precision,
-            "training": apply_overrides(given, overrides or []),
+            "training": merged(given, settings),
         },
     )
     from cyclevar.cli._tables import estimate_table
@@ -87,3 +94,11 @@ def command(
         print_json(found.model_dump(mode="json"))
     else:
         Console().print(estimate_table(found, translates=mode in ("translate", "serial")))
+
+
+def _name_model(settings: Mapping[str, Any], backbone: str, preset: str | None) -> dict[str, Any]:
+    """Return the settings with backbone and preset. Order: options < weights by name < settings."""
+    from cyclevar.core.training.resolve import name_model
+
+    options: dict[str, Any] = {"backbone": backbone, **({} if preset is None else {"preset": preset})}
+    return {**options, **name_model(settings), **settings}

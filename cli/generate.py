@@ -64,9 +64,9 @@ def command(
     opened = choice.open()
     sampling = sampling_config(opened, **choice.settings)
     if show_settings:
-        import yaml
+        from cyclevar.core.config.files import dump_yaml
 
-        typer.echo(yaml.safe_dump(sampling.model_dump(mode="json"), sort_keys=False), nl=False)
+        typer.echo(dump_yaml(sampling.model_dump(mode="json")), nl=False)
         return
     chosen = choose_schedule(opened, schedule, size, ratio)
     targets = condition or default_targets(opened)

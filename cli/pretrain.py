@@ -86,7 +86,10 @@ def command(
     if any(value is not None for value in of_the_stage.values()):  # the stage may stand in a file or a run
         run = settle({f"{run.config.section}.{name}": value for name, value in of_the_stage.items()})
     if dry_run:
+        from cyclevar.core.training.dry_run import check_inputs
+
         print_settings(run)
+        check_inputs(run.config)
         return
 
     from cyclevar.cli._display import display
@@ -94,12 +97,20 @@ def command(
 
     with display() as shown:
         allowed = separate(allow_change)
-        pretrain(run.config, run.out, resume=run.resume, display=shown, device=device, allowed=allowed)
+        made = pretrain(
+            run.config,
+            run.out,
+            resume=run.resume,
+            numbered=run.numbered,
+            display=shown,
+            device=device,
+            allowed=allowed,
+        ).parent
     if not leads():
         return
-    typer.echo(f"{run.out} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
+    typer.echo(f"{made} holds the {run.config.stage}, its metrics.jsonl and samples/. Next:")
     family = "" if run.config.backbone == PretrainConfig().backbone else f" --backbone {run.config.backbone}"
-    more = f"{family} --weights {run.out}{_pictures(run.config.data)}"
+    more = f"{family} --weights {made}{_pictures(run.config.data)}"
     typer.echo(
         f"  cyclevar pretrain --stage backbone{more}" if run.config.stage == "tokenizer" else f"  cyclevar train{more}"
     )

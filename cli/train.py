@@ -109,7 +109,10 @@ def command(
         resume=resume,
     )
     if dry_run:
+        from cyclevar.core.training.dry_run import check_inputs
+
         print_settings(run)
+        check_inputs(run.config)
         return
 
     from cyclevar.cli._display import display
@@ -123,9 +126,17 @@ def command(
 
     with display() as shown, explained(needs):
         allowed = separate(allow_change)
-        train(run.config, run.out, resume=run.resume, display=shown, device=device, allowed=allowed)
+        made = train(
+            run.config,
+            run.out,
+            resume=run.resume,
+            numbered=run.numbered,
+            display=shown,
+            device=device,
+            allowed=allowed,
+        )
     if not leads():
         return
-    typer.echo(f"{run.out} holds the translator, its metrics.jsonl and samples/. Next:")
-    typer.echo(f"  cyclevar translate PICTURES OUT --model {run.out}")
-    typer.echo(f"  cyclevar evaluate --model {run.out}")
+    typer.echo(f"{made} holds the translator, its metrics.jsonl and samples/. Next:")
+    typer.echo(f"  cyclevar translate PICTURES OUT --model {made}")
+    typer.echo(f"  cyclevar evaluate --model {made}")

@@ -37,7 +37,7 @@ ASK_THE_MANAGER = (
 )
 ASK_THE_MANAGER_YET = (
     *("evaluation.evaluate", "evaluation.feature_extraction", "training.losses.reconstruction"),  # metrics, losses
-    *("training.resolve", "training.launch", "diagnostics.memory_estimate", "reproduce.run"),  # settings, families
+    *("training.resolve", "training.launch", "reproduce.run"),  # settings, families
 )
 """Modules that should be given what they ask for; none may be added."""
 

@@ -18,13 +18,22 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, except that ``1e-4`` is a number as in YAML 1.2 (PyYAML wants ``1.0e-4``)."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which quotes whatever text `_Loader` would read as something else."""
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping; an empty file is an empty mapping.
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+\Z")
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Return plain data as YAML, in their order, so that `load_yaml` reads the same: a text stays a text."""
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def load_yaml(path: str | Path, *, texts: bool = False) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping; an empty file is an empty mapping. ``texts``: every value is a text.
 
     Raises ConfigError when the file is missing, is not YAML (with the line), or holds something else.
     """
@@ -35,7 +44,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"cannot read {path}: {reason}", expected="a YAML file of settings") from error
     try:
-        data = _parse(text)
+        data = yaml.load(text, Loader=yaml.BaseLoader) if texts else _parse(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {_reason(error)}", expected="lines such as `batch: 8`") from error
     if data is None:

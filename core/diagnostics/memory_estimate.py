@@ -27,9 +27,8 @@ from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches
 from cyclevar.core.data.sources import Part
 from cyclevar.core.diagnostics.memory_ledger import Ledger, tensors_of
-from cyclevar.core.extension.manager import get_manager
 from cyclevar.core.interfaces.model import PictureModel
-from cyclevar.core.models.model import Model, build, build_direct
+from cyclevar.core.models.model import Model, build, build_any
 from cyclevar.core.networks.feature_net import FeatureNet
 from cyclevar.core.next_scale.generation import generate
 from cyclevar.core.schedule import ScaleSchedule
@@ -89,12 +88,14 @@ def estimate(config: BenchConfig) -> Estimate:
     Raises `UnknownNameError` and `ConfigError` for what cannot be built.
     """
     changes: dict[str, Any] = {} if config.schedule is None else {"schedule": config.schedule}
+    settings = training_settings(config)
+    changes |= settings.model
 
     def made() -> Model:
-        return sized(build(config.backbone, config.preset, initialize=False, **changes), config.size)
+        return sized(build(settings.backbone, settings.preset, initialize=False, **changes), config.size)
 
     if config.mode == "train":
-        return _trainings(made, training_settings(config))
+        return estimate_training(settings) if settings.weights else _trainings(made, settings)
     return _passes(made, config.mode, config.batch, half=config.dtype == "bf16")
 
 
@@ -105,12 +106,12 @@ def estimate_training(config: TrainConfig) -> Estimate:
     if path is not None and path.exists():
         stored = load_metadata(path / WEIGHTS if path.is_dir() else path)
         family, settings = stored["family"], stored["config"]
-    return _trainings(lambda: _without_weights(family, settings, **config.model), config)
+    return _trainings(lambda: build_any(family, settings, initialize=False, **config.model), config)
 
 
 def estimate_translation(model: PictureModel, batch: int, config: TranslationConfig) -> Estimate:
     """What translating ``batch`` pictures with a model such as this one needs."""
-    return _passes(lambda: _without_weights(model.family, model.config), config.mode, batch)
+    return _passes(lambda: build_any(model.family, model.config, initialize=False), config.mode, batch)
 
 
 def estimate_drawing(model: Model, batch: int, schedule: ScaleSchedule) -> Estimate:
@@ -146,15 +147,6 @@ def _extrapolated(of: Callable[[int], Estimate], batch: int) -> Estimate:
     validation = grown(half.validation_bytes, whole.validation_bytes)
     update = {"memory": memory, "peak_bytes": sum(memory.values()), "validation_bytes": validation}
     return whole.model_copy(update=update)
-
-
-def _without_weights(family: str, settings: str | Mapping[str, Any] | Settings, **changes: Any) -> PictureModel:
-    made: PictureModel
-    if family in get_manager().registry.names("generator"):
-        made = build_direct(family, settings, initialize=False, **changes)
-    else:
-        made = build(family, settings, initialize=False, **changes)
-    return made
 
 
 def _target(model: PictureModel) -> int | str:

@@ -117,7 +117,7 @@ class PictureModel(nn.Module, ABC):
 
     @abstractmethod
     def load_state(self, state: dict[str, Tensor], *, what: str, owned: bool = False) -> None:
-        """Load our own state dict, any float type. Raises `CheckpointError` naming what does not fit.
+        """Load our own state dict, any float type. Raises `CheckpointError` naming what does not fit or is not finite.
 
         A model that has no memory yet takes over the very tensors of an ``owned`` one, which the caller then forgets.
         """

@@ -119,7 +119,7 @@ def open_model(
         )
     if tokenizer_weights is None:
         name = str(weights)
-        tokenizer_weights, weights = (_published_part(name, part) for part in ("tokenizer", "backbone"))
+        tokenizer_weights, weights = (published_part(name, part) for part in ("tokenizer", "backbone"))
         wanted = (name.partition("/")[0], name.partition("/")[2])
     return build(*wanted, initialize=False, **(changes or {})).load_official(tokenizer_weights, weights)
 
@@ -145,7 +145,7 @@ def _load(path: Path, family: str | None, changes: Mapping[str, Any] | None, **s
     return model
 
 
-def _published_part(name: str, part: str) -> Path:
+def published_part(name: str, part: str) -> Path:
     """Where the published file with one part of the preset ``name`` lies."""
     if not is_published(name):
         raise ConfigError(

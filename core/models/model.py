@@ -24,7 +24,7 @@ from cyclevar.core.models.direct import DirectModel
 from cyclevar.core.models.stored import StoredModel
 from cyclevar.core.next_scale.translation import Translation, encode_context, translate_context
 from cyclevar.core.schedule import ScaleSchedule
-from cyclevar.core.weights.checkpoints import load_published, load_tensors
+from cyclevar.core.weights.checkpoints import check_numbers, load_published, load_tensors
 from cyclevar.core.weights.name_table import NameTable, OfficialFormat, State
 from cyclevar.core.weights.published import family_config, find_weights
 
@@ -72,7 +72,7 @@ class Model(StoredModel, TokenModel):
 
         A file that is on this disk may be given as it is called on the hub, such as ``var_d16.pth``.
 
-        Raises `CheckpointError` naming the keys that are missing, unknown or of another shape.
+        Raises `CheckpointError` naming the keys that are missing, unknown, of another shape or not finite.
         """
         for part, source in (("tokenizer", tokenizer), ("backbone", backbone)):
             if source is None:
@@ -87,6 +87,7 @@ class Model(StoredModel, TokenModel):
             expected = module.state_dict()
             looks_like = functools.partial(recognize, published, better_than=table.likeness(published, expected))
             state = table.to_ours(published, expected, what=what, looks_like=looks_like)
+            check_numbers(what, state, expected)
             self._fill(part, state, owned=not isinstance(source, Mapping))
         return self
 
@@ -213,6 +214,20 @@ def build_direct(
     return _build("generator", DirectModel, family, config, initialize, overrides)
 
 
+def is_generator(family: str) -> bool:
+    """Return whether a family translates without tokens, so that `build_direct` builds it."""
+    return family in get_manager().registry.names("generator")
+
+
+def build_any(
+    family: str, config: str | Mapping[str, Any] | Settings = "tiny", *, initialize: bool = True, **overrides: Any
+) -> PictureModel:
+    """Return what `build` or `build_direct` makes, whichever of them the family is for."""
+    make = build_direct if is_generator(family) else build
+    model: PictureModel = make(family, config, initialize=initialize, **overrides)
+    return model
+
+
 def _build(
     kind: str,
     expected: type[AnyModel],
@@ -262,7 +277,6 @@ def load_picture_model(path: str | Path, **overrides: Any) -> PictureModel:
             hint="give published files for both parts, --tokenizer-weights beside the transformer's",
         )
     family = metadata["family"]
-    made = build_direct if family in get_manager().registry.names("generator") else build
-    model = made(family, metadata["config"], initialize=False, **overrides)
+    model = build_any(family, metadata["config"], initialize=False, **overrides)
     model.load_state(state, what=str(path), owned=True)
     return model

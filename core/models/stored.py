@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cyclevar.core.interfaces.model import PictureModel
-from cyclevar.core.weights.checkpoints import save_tensors
+from cyclevar.core.weights.checkpoints import check_numbers, save_tensors
 from cyclevar.core.weights.name_table import check_keys
 
 
@@ -25,7 +25,7 @@ class StoredModel(PictureModel):
         save_tensors(Path(path), state, metadata)
 
     def load_state(self, state: dict[str, Tensor], *, what: str, owned: bool = False) -> None:
-        """Load our own state dict, any float type. Raises `CheckpointError` naming what does not fit.
+        """Load our own state dict, any float type. Raises `CheckpointError` naming what does not fit or is not finite.
 
         A model that has no memory yet takes over the very tensors of an ``owned`` one, which the caller then forgets.
         """
@@ -36,6 +36,7 @@ class StoredModel(PictureModel):
             if name in state and state[name].shape != own[name].shape
         ]
         check_keys(what, [n for n in own if n not in state], [n for n in state if n not in own], wrong)
+        check_numbers(what, state, own)
         self._fill("", state, owned=owned)
 
     @abstractmethod

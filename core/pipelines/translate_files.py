@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ from cyclevar.core.errors import CheckpointError, ConfigError, DataError, Pictur
 from cyclevar.core.pipelines.output_record import OutputRecord, is_newer
 from cyclevar.core.pipelines.translator import Target, Translator
 from cyclevar.core.runtime.files import concerns_one_file, remove_abandoned
+
+_log = logging.getLogger(__name__)
+
+VISIBLE = 8
+"""Range of 8-bit values from which on an image has more than one color."""
 
 LARGEST = 16384
 """The longest side that can be asked for, in pixels."""
@@ -155,7 +161,7 @@ def translate_files(
     check_request(translator, target, batch_size, size)
 
     def translate() -> Iterator[Outcome]:
-        todo, folders = list[Job](), set[Path]()
+        todo, folders, blank = list[Job](), set[Path](), list[Path]()
         with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
             work = _Work(translator, target, size, writing, record, pool)
             for job in jobs:
@@ -167,12 +173,25 @@ def translate_files(
                     continue
                 todo.append(job)
                 if len(todo) == batch_size:
-                    yield from _translate_batch(work, todo)
+                    yield from _translate_batch(work, todo, blank)
                     todo = []
             if todo:
-                yield from _translate_batch(work, todo)
+                yield from _translate_batch(work, todo, blank)
+        if blank:
+            _log.warning(
+                "%d translations are of one color although their sources are not, the first is %s: check the model",
+                len(blank),
+                blank[0],
+            )
 
     return translate()
+
+
+def is_blank(fitted: Fitted, output: Tensor) -> bool:
+    """Return whether an output ``[3,H,W]`` in [-1,1] has one color, or no numbers, and its source more than one."""
+    source = fitted.pixels.reshape(-1, 3)
+    ranges = output.amax((1, 2)) - output.amin((1, 2))
+    return bool((source.max(0) - source.min(0)).max() >= VISIBLE) and not bool((ranges >= 2 / 255).any())
 
 
 def check_request(translator: Translator, target: Target, batch_size: int, size: int | None) -> None:
@@ -204,13 +223,19 @@ class _Loaded(NamedTuple):
     extras: Extras
 
 
-def _translate_batch(work: _Work, jobs: Sequence[Job]) -> Iterator[Outcome]:
+def _translate_batch(work: _Work, jobs: Sequence[Job], blank: list[Path]) -> Iterator[Outcome]:
+    """Translate one batch; outputs of a single color are added to ``blank``."""
     load = functools.partial(_load, canvas=work.translator.model.image_size, writing=work.writing)
     found = list(work.pool.map(load, jobs))
     loaded = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, _Loaded)}
     problems = {job: one for job, one in zip(jobs, found, strict=True) if isinstance(one, str)}
     if loaded:
         outputs = translate_fitted(work.translator, [one.fitted for one in loaded.values()], work.target)
+        blank += [
+            job.output
+            for (job, one), output in zip(loaded.items(), outputs, strict=True)
+            if is_blank(one.fitted, output)
+        ]
         save = functools.partial(_save, size=work.size, writing=work.writing)
         problems |= zip(loaded, work.pool.map(save, loaded, loaded.values(), outputs), strict=True)
     for job in jobs:

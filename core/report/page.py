@@ -15,6 +15,8 @@ from typing import Any
 
 from PIL import Image
 
+from cyclevar.core.data.images import read_picture
+from cyclevar.core.errors import PictureError, brief
 from cyclevar.core.report.curves import Chart, draw
 from cyclevar.core.report.run_record import Record, read_run
 from cyclevar.core.runtime.files import save_text
@@ -107,7 +109,7 @@ def render(records: Sequence[Record]) -> str:
         records=records,
         notes=notes,
         sheets=sheets,
-        rows=[ROWS[record.settings.get("stage", "train")] for record in records],
+        rows=[ROWS[record.stage] for record in records],
         judgements=_judgements(records, notes),
         judged=[_circumstances(record) for record in records],
         charts=_charts(records, names[:METRICS]),
@@ -127,9 +129,8 @@ def _sheets(record: Record, most: int, notes: list[str]) -> list[Sheet]:
     found, unreadable = [], 0
     for step, path in there:
         try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-        except OSError:
+            picture = read_picture(path)
+        except PictureError:
             unreadable += 1
         else:
             found.append(_sheet(step, picture))
@@ -203,8 +204,8 @@ def _judgements(records: Sequence[Record], notes: list[str]) -> list[Judgement]:
                 for row in direction["rows"]:
                     cells = {name: _cell(value) for name, value in row.items() if name != "name"}
                     rows.append((number, str(row["name"]), cells))
-        except (KeyError, TypeError, AttributeError) as error:
-            notes.append(f"{record.name}: evaluation.json lacks what its table needs ({error!r}).")
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+            notes.append(f"{record.name}: evaluation.json lacks what its table needs ({brief(repr(error), 80)}).")
     tables = []
     for name, rows in found.items():
         headings = [h for h in dict.fromkeys(h for *_, cells in rows for h in cells) if any(r[2].get(h) for r in rows)]

@@ -43,21 +43,61 @@ class RunFiles:
         self.report = path / "report.html"
 
 
+LARGEST_FILE = 2**30
+"""Bytes of the largest text file that is read of a run."""
+
+LARGEST_STEP = 10**12
+"""Steps above this number are damage."""
+
+
+def is_regular(path: Path) -> bool:
+    """Return whether there is a file, or a link to one, that can be read to its end: no folder, pipe or device."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have, a folder that may not be entered
+        return False
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in a run folder, with bytes that are no text replaced.
+
+    Raises `ValueError` or `OSError` if it is no regular file, too large, or cannot be read.
+    """
+    if not is_regular(path):
+        raise ValueError("it is not a file")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"it has more than {LARGEST_FILE} bytes")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def parse_json(text: str) -> Any:
+    """Return what JSON text holds. Raises `ValueError` for whatever is wrong with it."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of a file that was written line by line, and how many lines are damaged.
+    """Return the JSON objects of a file that was written line by line, and how many lines are damaged.
 
     Damaged is what is no object with a whole number ``step``: a line that a full disk or a power cut left behind. A
-    file that is missing has no lines.
+    file that is missing has no lines; one that cannot be read is one damaged line.
     """
-    if not path.exists():
-        return [], 0
+    try:
+        if not path.exists():
+            return [], 0
+        text = read_text(path)
+    except (OSError, ValueError):
+        return [], 1
     lines, damaged = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
-            found = json.loads(line)
+            found = parse_json(line)
         except ValueError:
             found = None
-        if isinstance(found, dict) and type(found.get("step")) is int:
+        step = found.get("step") if isinstance(found, dict) else None
+        if isinstance(found, dict) and type(step) is int and 0 <= step <= LARGEST_STEP:
             lines.append(found)
         else:
             damaged += 1

@@ -45,7 +45,8 @@ def make_accelerator(device: str = "auto", precision: Precision = "auto") -> Acc
     mixed = "bf16" if precision == "bf16" or (precision == "auto" and half) else "no"
     if wanted.type == "cuda" and together == 1:
         torch.cuda.set_device(wanted)
-    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=PATIENCE))
+    # accelerate passes on only what differs from its own defaults, which are ten minutes too, but gloo waits for thirty
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=PATIENCE, milliseconds=1))
     try:
         accelerator = Accelerator(cpu=wanted.type == "cpu", mixed_precision=mixed, kwargs_handlers=[patience])
     except ValueError as error:  # accelerate keeps one state a process

@@ -39,6 +39,15 @@ class Manifest:
         if noted.pop(path.name, None):
             self._write(noted)
 
+    def rename(self, path: Path, new: Path) -> None:
+        """Move a file to a new name in the same folder, in the place of what has it, and its note with it."""
+        self.finish()
+        noted = self._read()
+        note = noted.pop(path.name, None)
+        noted.pop(new.name, None)
+        path.replace(new)
+        self._write(noted | ({new.name: note} if note else {}))
+
     def finish(self) -> None:
         """Wait until what was added is noted. Nothing that is being noted may be changed or removed before."""
         if self._noting is not None:
@@ -57,13 +66,19 @@ class Manifest:
         save_text(self.path, json.dumps({"files": files, "sha256": _own(files)}, indent=1) + "\n")
 
     def flaw(self, path: Path) -> str | None:
-        """What is wrong with a file; None where nothing is, or where it is not noted.
+        """Return what is wrong with a file; None if nothing is.
 
-        The latter is so for files of earlier versions, and of a process that ended just before noting one.
+        A file that is not noted is accepted with a warning: its process may have ended just before noting it.
         """
         self.finish()
         noted = self._read().get(path.name)
         if noted is None:
+            _log.warning(
+                "%s is not in %s%s, so its size and hash are not compared",
+                path,
+                self.path.name,
+                "" if self.path.exists() else ", which is missing",
+            )
             return None
         try:
             size, digest = path.stat().st_size, _sha256(path)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
+from cyclevar.core.config.base import flat
 from cyclevar.core.config.loop import DataConfig
 from cyclevar.core.config.pretraining import PretrainConfig
 from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
 from cyclevar.core.data.datasets import open_dataset
 from cyclevar.core.data.sources import HoldOut, UnpairedDataset, require_enough
-from cyclevar.core.errors import CheckpointError, ConfigError, DataError
+from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.extension.manager import get_manager
 from cyclevar.core.interfaces.model import PictureModel
@@ -26,6 +29,7 @@ from cyclevar.core.models.model import Model, build, build_direct, load_picture_
 from cyclevar.core.networks.feature_net import FeatureNet, load_feature_net
 from cyclevar.core.pipelines.translator import Translator
 from cyclevar.core.runtime.files import save_text, shown
+from cyclevar.core.runtime.locks import FolderLock, InUseError
 from cyclevar.core.runtime.machine import describe_machine
 from cyclevar.core.runtime.memory import out_of_memory
 from cyclevar.core.training.accelerator import make_accelerator
@@ -34,13 +38,14 @@ from cyclevar.core.training.lora import require_peft
 from cyclevar.core.training.losses.objective import Targets
 from cyclevar.core.training.losses.reconstruction import build_reconstructions
 from cyclevar.core.training.processes import ALONE, Team
+from cyclevar.core.training.resolve import next_folder
 from cyclevar.core.training.run_folder import RunFolder
 from cyclevar.core.training.task import Display, Task
 from cyclevar.core.training.tasks.backbone import BackboneTask
 from cyclevar.core.training.tasks.tokenizer import TokenizerTask
 from cyclevar.core.training.tasks.translator import TranslatorTask
 from cyclevar.core.training.tracking import Tracker, open_tracker
-from cyclevar.core.weights.checkpoints import digest, load_tensors
+from cyclevar.core.weights.checkpoints import check_numbers, digest, load_tensors
 from cyclevar.core.weights.name_table import strip_prefix
 from cyclevar.core.weights.shipped import BEST, WEIGHTS, shipped_weights
 
@@ -62,22 +67,40 @@ def pretrain(
     display: Display,
     device: str = "auto",
     allowed: Collection[str] | None = (),
+    numbered: bool = False,
 ) -> Path:
     """Train a tokenizer or a backbone; returns the model file, ``OUT/model.safetensors``.
 
     ``resume``: go on with the run in ``out``, if there is one; ``allowed`` names settings and facts that may differ
-    from those it had. ``device``: auto, cpu or cuda.
+    from those it had. ``device``: auto, cpu or cuda. ``numbered``: if the folder ``out`` is taken, use the next number
+    (`prepare`).
     """
     config = get_manager().fold("cyclevar_configure", config)
     settings, section = getattr(config, config.section), config.section
     steps_are_free = config.stage == "backbone" and settings.optimizer.decay == "constant"
     free = {"tracker", *(f"{section}.loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
-    folder.check(config, resume=resume, free=free, allowed=allowed)
-    tracker = open_tracker(config.tracker, folder, config)
+    if not numbered:
+        folder.check(config, resume=resume, free=free, allowed=allowed)
+    open_tracker(config.tracker, folder, config)  # raises if its package is missing
     accelerator = make_accelerator(device, config.precision)
-    team = Team(accelerator)
-    display, tracker = _leading(team, folder, display, tracker)
+    with _entered(folder, config, Team(accelerator), resume=resume, numbered=numbered) as entered:
+        return _pretrain(config, entered, accelerator, resume=resume, display=display, free=free, allowed=allowed)
+
+
+def _pretrain(
+    config: PretrainConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    display: Display,
+    free: Collection[str],
+    allowed: Collection[str] | None,
+) -> Path:
+    """Do what `pretrain` does, in a folder that is locked."""
+    settings, out, team = getattr(config, config.section), folder.path, Team(accelerator)
+    display, tracker = _leading(team, folder, display, open_tracker(config.tracker, folder, config))
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
     model = _pretraining_model(config)
@@ -116,11 +139,12 @@ def pretrain(
         _learn_domains(model, targets, display)
         task = BackboneTask(model, config.transformer, batches, validation, targets, config.seed, accelerator)
     changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
-    team.demand_same({**facts, "run folder": str(out)})
-    folder.begin(config, facts, describe_machine(accelerator.device), changes)
+    team.demand_same(facts)
+    machine = describe_machine(accelerator.device)
+    begin = functools.partial(folder.begin, config, facts, machine, changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, folder, display, team):
-        run(task, folder, settings.loop, display, tracker)
+        run(task, folder, settings.loop, display, tracker, begin)
     part.load_state_dict(task.ema.module.state_dict())
     path = out / WEIGHTS
     if team.leads:
@@ -136,25 +160,43 @@ def train(
     display: Display,
     device: str = "auto",
     allowed: Collection[str] | None = (),
+    numbered: bool = False,
 ) -> Path:
     """Fine-tune a model to translate; returns the run folder, which is a translator that `Translator.load` opens.
 
     ``resume``: go on with the run in ``out``, if there is one; ``allowed`` names settings and facts that may differ
-    from those it had. ``device``: auto, cpu or cuda.
+    from those it had. ``device``: auto, cpu or cuda. ``numbered``: if the folder ``out`` is taken, use the next number
+    (`prepare`).
     """
     config = get_manager().fold("cyclevar_configure", config)
     steps_are_free = config.optimizer.decay == "constant"
     free = {"tracker", "sharded", *(f"loop.{name}" for name in (*LOOKS, *(["steps"] if steps_are_free else [])))}
     folder = RunFolder(out)
-    folder.check(config, resume=resume, free=free, allowed=allowed)
-    tracker = open_tracker(config.tracker, folder, config)
+    if not numbered:
+        folder.check(config, resume=resume, free=free, allowed=allowed)
+    open_tracker(config.tracker, folder, config)  # raises if its package is missing
     if config.lora.rank:
         require_peft()
         if config.sharded:
             raise ConfigError("sharded is true beside lora.rank", expected="one of the two: adapters are small")
     accelerator = make_accelerator(device, config.precision)
-    team = Team(accelerator)
-    display, tracker = _leading(team, folder, display, tracker)
+    with _entered(folder, config, Team(accelerator), resume=resume, numbered=numbered) as entered:
+        return _train(config, entered, accelerator, resume=resume, display=display, free=free, allowed=allowed)
+
+
+def _train(
+    config: TrainConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    display: Display,
+    free: Collection[str],
+    allowed: Collection[str] | None,
+) -> Path:
+    """Do what `train` does, in a folder that is locked."""
+    out, team = folder.path, Team(accelerator)
+    display, tracker = _leading(team, folder, display, open_tracker(config.tracker, folder, config))
     torch.manual_seed(config.seed)
     dataset = _open(config.data)
     model = start_model(config)
@@ -190,11 +232,12 @@ def train(
     if frozen := task.frozen_judge():
         facts["discriminator"] = frozen  # checkpoints hold its heads alone
     changes = folder.check(config, facts, resume=resume, free=free, allowed=allowed)
-    team.demand_same({**facts, "run folder": str(out)})
-    folder.begin(config, facts, describe_machine(accelerator.device), changes)
+    team.demand_same(facts)
+    machine = describe_machine(accelerator.device)
+    begin = functools.partial(folder.begin, config, facts, machine, changes)
     display.note(f"{'going on with' if resume else 'writing'} {out}")
     with _bad_pictures(dataset, folder, display, team), _nothing_left(folder, team, resume=resume):
-        run(task, folder, config.loop, display, tracker)
+        run(task, folder, config.loop, display, tracker, begin)
 
     def save(model: PictureModel, where: Path) -> None:
         if team.leads:
@@ -207,6 +250,43 @@ def train(
         save(task.finished(), out / BEST)
         display.note(f"best in validation was step {best.step}: {out / BEST} (--checkpoint best)")
     return out
+
+
+@contextlib.contextmanager
+def _entered(
+    folder: RunFolder, config: TrainConfig | PretrainConfig, team: Team, *, resume: bool, numbered: bool
+) -> Iterator[RunFolder]:
+    """Lock the run folder, with ``numbered`` the next free one, and have all processes agree on it and on settings.
+
+    Raises, in every process:
+        ConfigError: settings differ between processes, or another training is in the folder.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(team.watching(folder.path))
+        place = {} if numbered else {"run folder": str(folder.path)}
+        team.demand_same({**flat(config.model_dump(mode="json")), **place, "resume": resume})
+        path, problem = folder.path, None
+        if team.leads:
+            try:
+                lock, path = _lock(folder.path, numbered=numbered)
+                held.enter_context(lock)
+            except CyclevarError as error:
+                problem = error
+        path, problem = team.answer((path, problem))
+        if problem is not None:
+            raise problem
+        yield RunFolder(path)
+
+
+def _lock(path: Path, *, numbered: bool) -> tuple[FolderLock, Path]:
+    """Return the lock of a run folder and the folder; with ``numbered`` of the first one that is free."""
+    while True:
+        try:
+            return FolderLock(path, new=numbered), path
+        except InUseError:
+            if not numbered:
+                raise
+            path = next_folder(path)
 
 
 class _Silent:
@@ -293,6 +373,7 @@ def _copy_autoencoder(model: Model, config: PretrainConfig, display: Display) ->
             f"of {path} only {len(fitting)} tensors fit the {len(own)} of the autoencoder",
             expected="a model with a tokenizer of the same width, multipliers, residual_blocks and patch",
         )
+    check_numbers(str(path), fitting, own)
     model.tokenizer.load_state_dict(fitting, strict=False)
     left = [name for name in own if name not in fitting]
     display.note(

@@ -55,11 +55,19 @@ class StoppedError(CyclevarError):
         self.exit_code = 128 + number
 
 
-def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tracker: Tracker | None = None) -> None:
+def run(
+    task: Task,
+    folder: RunFolder,
+    config: LoopConfig,
+    display: Display,
+    tracker: Tracker | None = None,
+    begin: Callable[[], object] = lambda: None,
+) -> None:
     """Train until ``config.steps`` updates are made, from the newest checkpoint if there is one.
 
-    ``tracker`` is told what the log is told. The run's report is kept up to date. A step that makes something that is
-    not finite is written to ``RUN/failures``; ``config.on_divergence`` says what follows.
+    ``begin`` is called once the checkpoint is loaded, before anything is written: a state that is refused changes
+    nothing. ``tracker`` is told what the log is told. The run's report is kept up to date. A step that makes something
+    that is not finite is written to ``RUN/failures``; ``config.on_divergence`` says what follows.
 
     Raises:
         StoppedError: SIGTERM or SIGINT came; the update was finished and the state saved. A second one stops at once.
@@ -67,7 +75,7 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
         CheckpointError: a state cannot be read or saved; what was saved before is untouched.
         PluginError: a callback failed; the state was saved.
     """
-    training = _Training(task, folder, config, display, tracker or Tracker())
+    training = _Training(task, folder, config, display, tracker or Tracker(), begin)
     with _signals() as caught, contextlib.ExitStack() as at_the_end:
         training.begin(at_the_end)
         while training.step < config.steps:
@@ -78,15 +86,26 @@ def run(task: Task, folder: RunFolder, config: LoopConfig, display: Display, tra
 class _Training:
     """A run while it goes on: ``step`` updates are made."""
 
-    def __init__(self, task: Task, folder: RunFolder, config: LoopConfig, display: Display, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        task: Task,
+        folder: RunFolder,
+        config: LoopConfig,
+        display: Display,
+        tracker: Tracker,
+        begin: Callable[[], object],
+    ) -> None:
         self._task, self._folder, self._config, self._display = task, folder, config, display
         self._tracker, self._report, self._meter = tracker, _Report(folder), _Meter(task)
         self._spikes, self._warned = Spikes(config.spike), set[str]()
+        self._open = list[str]()
+        """What is due after the last step and not made yet."""
+        self._acts = list[Callable[[], object]]()
         task.team.align(task.parts())
-        self._restore()
+        self._left_out = steps_left_out(folder)
+        self._restore(begin)
         if self.step:
             display.note(f"resumed after {self.step} of {config.steps} steps")
-        self._left_out = steps_left_out(folder)
         if config.on_divergence == "restore" and task.team.answer(not folder.saved()):
             self._save()
 
@@ -99,35 +118,72 @@ class _Training:
             at_the_end.callback(self._report.write)
         at_the_end.enter_context(self._task.team.watching(self._folder.path))
         self._task.tell("begin")
+        if self._open:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Make what was due when a signal stopped the run."""
+        random, step = random_state(), self.step
+        try:
+            self._make_due()
+        except NonFiniteError as error:
+            self._go_back(step, str(error), random, self._acts[-1])
 
     def make_step(self, caught: Sequence[int]) -> None:
-        """One update and all that is due after it; stops where a signal was ``caught``."""
+        """One update and all that is due after it.
+
+        If a signal was ``caught``, only save and stop. What else is due then is made when the run is resumed.
+        """
         random, number = random_state(), self.step
-        acts: list[Callable[[], object]] = [functools.partial(self._task.update, number)]
+        self._acts = [functools.partial(self._task.update, number)]
         try:
             signalled = self._update(number, caught)
-            last = self.step == self._config.steps
-            if self._due(self._config.log_every) or last or signalled:
-                values = {"step": self.step, **self._meter.read()}
-                self._tell(values)
-                self._display.show(self.step, self._config.steps, values)
-            if (self._due(self._config.validate_every) or last) and not signalled:
-                acts.append(functools.partial(self._task.validate, self.step))
-                self._validate()
-            if (self._due(self._config.sample_every) or last) and not signalled:
-                rows = self._task.sample(self.step)
-                if self._folder.writes:
-                    write_grid(self._folder.samples / f"step-{self.step:08d}.png", rows)
-            if self._due(self._config.save_every) or last or signalled:
+            if not signalled:
+                self._make_due()
+            if self._due(self._config.save_every) or self._last or signalled:
                 self._save()
         except NonFiniteError as error:
-            self._go_back(number + 1, str(error), random, acts[-1])
+            self._go_back(number + 1, str(error), random, self._acts[-1])
             return
         looked = self._due(self._config.validate_every) or self._due(self._config.save_every)
-        if self._folder.writes and looked and not (last or signalled):
+        if self._folder.writes and looked and not (self._last or signalled):
             self._report.refresh()
         if signalled:
             raise StoppedError(signalled, self.step, self._config.steps, self._folder.path)
+
+    @property
+    def _last(self) -> bool:
+        return self.step == self._config.steps
+
+    def _list_due(self) -> list[str]:
+        """Return what is due after this step, in its order: log, validate, sample."""
+        every = {
+            "log": self._config.log_every,
+            "validate": self._config.validate_every,
+            "sample": self._config.sample_every,
+        }
+        return [name for name, steps in every.items() if self._due(steps) or self._last]
+
+    def _make_due(self) -> None:
+        """Log, validate and sample, if that is due and not made yet."""
+        if self._take("log"):
+            values = {"step": self.step, **self._meter.read()}
+            self._tell(values)
+            self._display.show(self.step, self._config.steps, values)
+        if self._take("validate"):
+            self._acts.append(functools.partial(self._task.validate, self.step))
+            self._validate()
+        if self._take("sample"):
+            rows = self._task.sample(self.step)
+            if self._folder.writes:
+                write_grid(self._folder.samples / f"step-{self.step:08d}.png", rows)
+
+    def _take(self, name: str) -> bool:
+        """Return whether ``name`` is due and not made yet; it counts as made from here on."""
+        if name not in self._open:
+            return False
+        self._open.remove(name)
+        return True
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0
@@ -145,6 +201,7 @@ class _Training:
             for remark in self._spikes.look(number + 1, figures):
                 self._display.note(f"step {number + 1}: {remark}")
         self.step += 1
+        self._open = self._list_due()
         if made:
             self._call_back("on_update", figures)
         return signalled
@@ -169,12 +226,17 @@ class _Training:
     def _save(self) -> None:
         parts = self._task.parts()
         demand_finite_state(parts)
-        self._folder.save(self.step, parts, keep=self._config.keep)
+        position = {"due": self._open, "meter": self._meter.state()}
+        self._folder.save(self.step, parts, keep=self._config.keep, position=position)
 
-    def _restore(self) -> None:
-        """Go on from the newest checkpoint."""
+    def _restore(self, begin: Callable[[], object] = lambda: None) -> None:
+        """Load the newest checkpoint, call ``begin``, and rewind the run to it."""
         self.step = self._task.team.in_turn(lambda: self._folder.restore(self._task.parts()))
-        self._folder.rewind_log(self.step)
+        begin()
+        self._folder.rewind(self.step)
+        position = self._folder.position(self.step)
+        self._open = [name for name in position.get("due", ()) if name in self._list_due()]
+        self._meter.start(position.get("meter"))
 
     def _tell(self, values: Mapping[str, Any]) -> None:
         self._folder.log(values)
@@ -211,7 +273,6 @@ class _Training:
             )
         left_out.add(step)
         self._restore()
-        self._meter.start()
         self._display.note(
             f"step {step} went wrong" + (f" in {module}" if module else "") + f" ({problem}; {kept}): going on after "
             f"step {self.step} without it, {len(left_out)} of at most {config.most_restores} left out"
@@ -247,10 +308,15 @@ class _Meter:
         self._task = task
         self.start()
 
-    def start(self) -> None:
-        """Begin anew."""
-        self._sums, self._counts = dict[str, float](), dict[str, int]()
+    def start(self, state: Mapping[str, tuple[float, int]] | None = None) -> None:
+        """Forget all figures, or continue from a `state`. The speed is measured from now on."""
+        self._sums = {name: total for name, (total, _) in (state or {}).items()}
+        self._counts = {name: count for name, (_, count) in (state or {}).items()}
         self._updates, self._seconds = 0, 0.0
+
+    def state(self) -> dict[str, tuple[float, int]]:
+        """Return sum and count of the figures that were added since they were last read, by name."""
+        return {name: (total, self._counts[name]) for name, total in self._sums.items()}
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

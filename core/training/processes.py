@@ -23,7 +23,7 @@ from cyclevar.core.errors import ConfigError, CyclevarError
 from cyclevar.core.runtime import batch_random as rows
 
 if TYPE_CHECKING:
-    from cyclevar.core.training.state import Facts, Parts
+    from cyclevar.core.training.state import Parts
 
 Answer = TypeVar("Answer")
 
@@ -139,15 +139,16 @@ class Team:
             known |= one
         return known
 
-    def demand_same(self, facts: Facts) -> None:
-        """Raise `ConfigError` where processes see different things."""
-        for number, others in enumerate([] if self.alone else gather_object([dict(facts)])):
-            for name, value in facts.items():
-                if others.get(name) != value:
+    def demand_same(self, facts: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` in every process, naming the first difference, if facts differ from the leading one's."""
+        leading, *others = [dict(facts)] if self.alone else gather_object([dict(facts)])
+        for number, other in enumerate(others, start=1):
+            for name in sorted(leading.keys() | other.keys()):
+                if leading.get(name) != other.get(name):
                     raise ConfigError(
-                        f"{name}: {others.get(name)} in process {number}, {value} in process {self.number}",
-                        expected="the same settings, pictures and run folder on every machine",
-                        hint="keep them on a file system that all machines share",
+                        f"{name}: {leading.get(name)!r} in process 0, {other.get(name)!r} in process {number}",
+                        expected="the same settings, images and run folder in every process",
+                        hint="start all processes with the same command, and keep files where all machines see them",
                     )
 
     def in_turn(self, act: Callable[[], Answer]) -> Answer:

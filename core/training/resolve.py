@@ -17,6 +17,7 @@ from cyclevar.core.config.pretraining import PretrainConfig
 from cyclevar.core.config.training import RECIPES, TrainConfig
 from cyclevar.core.errors import ConfigError, UnknownNameError
 from cyclevar.core.extension.manager import get_manager
+from cyclevar.core.weights.published import is_published
 
 Config = TypeVar("Config", TrainConfig, PretrainConfig)
 
@@ -33,6 +34,8 @@ class Prepared(Generic[Config]):
     config: Config
     out: Path
     resume: bool
+    numbered: bool = False
+    """Whether ``out`` is a free name that was chosen here: if it is taken meanwhile, the next one serves."""
 
 
 def prepare(
@@ -64,7 +67,7 @@ def prepare(
     if found is not None:
         config = assemble(kind, found / CONFIG, file, options, overrides)
         return Prepared(config, found, resume=True)
-    return Prepared(config, out or _new_folder(root, _name(config)), resume=False)
+    return Prepared(config, out or _new_folder(root, _name(config)), resume=False, numbered=out is None)
 
 
 def assemble(
@@ -81,12 +84,32 @@ def assemble(
                 last, value = section, {last: value}
             data = merged(data, {last: value})
     overrides = list(overrides)
-    begin, given = kind().model_dump(mode="json"), apply_overrides(data, overrides)
+    given = apply_overrides(data, overrides)
+    begin = kind().model_dump(mode="json") | name_model(given)
     if kind is TrainConfig:
         family = _families(kind).get(str(given.get("backbone", begin["backbone"])))
         begin = merged(begin, family.training() if family else {})
         begin = merged(begin, RECIPES.get(str(given.get("recipe")), {}))
     return validate(kind, apply_overrides(merged(begin, data), overrides))
+
+
+def name_model(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return backbone and preset of published weights that are given by name, as ``var/d16``.
+
+    Raises `ConfigError` if another backbone or preset is given beside them.
+    """
+    name = given.get("weights")
+    if not isinstance(name, str) or name.count("/") != 1 or Path(name).exists() or not is_published(name):
+        return {}
+    found = dict(zip(("backbone", "preset"), name.split("/"), strict=True))
+    for setting, value in found.items():
+        if given.get(setting, value) != value:
+            raise ConfigError(
+                f"{setting} is {given[setting]}, but weights is {name}",
+                expected=f"{setting} {value}",
+                hint="leave out one of the two",
+            )
+    return found
 
 
 def _families(kind: type[TrainConfig] | type[PretrainConfig]) -> Mapping[str, type[ModelConfig]]:
@@ -187,6 +210,11 @@ def _pictures(data: DataConfig) -> str:
         return "emoji"
     names = [Path(path).resolve().name for path in (data.source, data.other) if path is not None]
     return re.sub(r"[^\w.-]+", "_", "-".join(names))
+
+
+def next_folder(taken: Path) -> Path:
+    """Return the folder to use instead of one that `prepare` chose, if that is taken."""
+    return _new_folder(taken.parent, re.sub(r"-\d+$", "", taken.name))
 
 
 def _new_folder(root: Path, name: str) -> Path:

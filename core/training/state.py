@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from cyclevar.core.errors import CheckpointError
 from cyclevar.core.training.fsdp import cut_like, whole
+from cyclevar.core.training.state_check import check_random, find_misfit
 
 Parts = Mapping[str, nn.Module | Optimizer]
 """What a training state consists of, besides the random state."""
@@ -32,7 +33,13 @@ def pack_state(parts: Parts) -> dict[str, Tensor]:
 
 
 def unpack_state(parts: Parts, tensors: Mapping[str, Tensor], *, what: str) -> None:
-    """The inverse of `pack_state`. Learning rates and the like come from the settings, not from the file."""
+    """The inverse of `pack_state`. Learning rates and the like come from the settings, not from the file.
+
+    Raises `CheckpointError`, and loads nothing, if a name, shape or dtype is not what ``parts`` have.
+    """
+    if misfit := find_misfit(parts, tensors):
+        raise _misfit(what, *misfit)
+    check_random(tensors)
     for name, part in parts.items():
         own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         try:
@@ -48,12 +55,15 @@ def unpack_state(parts: Parts, tensors: Mapping[str, Tensor], *, what: str) -> N
                     state.setdefault(int(index), {})[field] = cut_like(value, example)
                 part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
         except (RuntimeError, ValueError, LookupError) as error:
-            reason = str(error).splitlines()
-            raise CheckpointError(
-                f"{what} does not fit this run in its part {name!r} ({' '.join(reason[:3])})",
-                hint="resume with the settings of that run, or start a new one with --out",
-            ) from error
+            raise _misfit(what, name, " ".join(str(error).splitlines()[:3])) from error
     set_random_state(tensors)
+
+
+def _misfit(what: str, part: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{what} does not fit this run in its part {part!r} ({reason})",
+        hint="resume with the settings of that run, or start a new one with --out",
+    )
 
 
 def random_state() -> dict[str, Tensor]:

@@ -39,6 +39,12 @@ def load_metadata(path: Path) -> dict[str, Any]:
     return _parsed(path, header)
 
 
+def load_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a safetensors file, by name; no tensor is read."""
+    with _refusing_damage(path), safetensors.safe_open(path, framework="pt") as file:
+        return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
 def _parsed(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     try:
         return {name: json.loads(value) for name, value in header.items()}
@@ -127,7 +133,22 @@ def _unwrapped(path: Path, wrappers: Sequence[Sequence[str]]) -> dict[str, Tenso
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path} is not a state dict (it holds {keys})", expected="names mapped to tensors")
+    for name, tensor in content.items():
+        kind = _find_special_kind(tensor)
+        if kind:
+            raise CheckpointError(
+                f"{name} in {path} is a {kind} tensor", expected="dense tensors", hint="save it again from dense ones"
+            )
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def _find_special_kind(tensor: Tensor) -> str:
+    """Return what is special about a tensor that holds its numbers in another way; empty for a dense one."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix("torch.").replace("_", " ")
+    return "quantized" if tensor.is_quantized else "meta" if tensor.is_meta else ""
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
@@ -197,6 +218,41 @@ def digest(module: nn.Module) -> str:
     for name, tensor in module.state_dict().items():
         found.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether no number is NaN or infinite. A sum tells it in a tenth of the time, unless it overflows."""
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    tensor = tensor.detach()
+    tensor = tensor.float() if tensor.itemsize == 1 else tensor  # sums of 8-bit floats do not exist
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def check_numbers(what: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError` naming the first tensor that cannot be used as weights.
+
+    NaN and infinity are refused, and integers or booleans where ``expected``, a state dict of the model, has floats,
+    or floats where it has integers. One pass over the numbers.
+    """
+    for name, wanted in expected.items():
+        tensor = state.get(name)
+        if tensor is None:
+            continue
+        kinds = [
+            "floating-point numbers" if one.is_floating_point() else str(one.dtype).removeprefix("torch.")
+            for one in (tensor, wanted)
+        ]
+        if kinds[0] != kinds[1]:
+            raise CheckpointError(
+                f"{name} in {what} holds {kinds[0]}", expected=kinds[1], hint="download the file again, or use another"
+            )
+        if not is_finite(tensor.to(wanted.dtype) if tensor.itemsize > wanted.itemsize else tensor):
+            raise CheckpointError(
+                f"{name} in {what} is not finite",
+                expected="weights without NaN and infinity",
+                hint="download the file again, or use an earlier checkpoint",
+            )
 
 
 def require_file(path: Path) -> None:

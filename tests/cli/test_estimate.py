@@ -19,6 +19,7 @@ from cyclevar.core.bench.config import BenchConfig, training_settings
 from cyclevar.core.bench.worker import Worker
 from cyclevar.core.diagnostics.memory_estimate import Estimate
 from cyclevar.core.errors import MemoryShortageError
+from cyclevar.core.models.model import build
 from cyclevar.core.pipelines.translator import Translator
 from cyclevar.core.training import launch as start
 
@@ -68,9 +69,42 @@ def test_options_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[0].mode == "train"
 
 
+def parameters(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, int]:
+    """The numbers of parameters that the command prints."""
+    assert main(["estimate", "--json", *arguments]) == 0
+    found: dict[str, int] = json.loads(capsys.readouterr().out)["parameters"]
+    return found
+
+
+@pytest.mark.parametrize("mode", ["translate", "train"])
+def test_settings_of_the_model_are_followed(capsys: pytest.CaptureFixture[str], mode: str) -> None:
+    """They change the model that is estimated as they change the one that is trained."""
+    tiny = build("var", "tiny", initialize=False).backbone
+    usual = parameters(capsys, "--mode", mode, "--preset", "tiny")
+    assert usual["backbone"] == sum(one.numel() for one in tiny.parameters())
+    small = build("var", "tiny", initialize=False, backbone={"depth": 2}, schedule="1-2-4")
+    found = parameters(
+        capsys, "--mode", mode, "--preset", "tiny", "--set", "model.backbone.depth=2", "--set", "model.schedule=1-2-4"
+    )
+    assert found["backbone"] == sum(one.numel() for one in small.backbone.parameters()) < usual["backbone"]
+    other = build("flexvar", "tiny", initialize=False).backbone
+    found = parameters(capsys, "--mode", mode, "--set", "backbone=flexvar", "--set", "preset=tiny")
+    assert found["backbone"] == sum(one.numel() for one in other.parameters())
+
+
+def test_weights_by_name_are_the_model_that_is_estimated(capsys: pytest.CaptureFixture[str]) -> None:
+    d16 = build("var", "d16", initialize=False).backbone
+    for more in ([], ["--preset", "tiny"]):
+        found = parameters(capsys, "--mode", "train", "--set", "weights=var/d16", "--set", "lora.rank=1", *more)
+        assert found["backbone"] == sum(one.numel() for one in d16.parameters())
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (["--preset", "tiny", "--set", "loss.cycle=0"], "loss is a setting of a training; expected --mode train"),
+        (["--preset", "tiny", "--set", "model.backbone.depht=2"], "depht"),
+        (["--mode", "train", "--set", "backbone=vra"], "vra"),
         (["--mode", "paralel"], "paralel"),
         (["--preset", "d17"], "d17"),
         (["--backbone", "vra"], "vra"),

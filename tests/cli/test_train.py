@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
@@ -23,6 +24,7 @@ from cyclevar.cli._display import LiveDisplay, PlainDisplay, display
 from cyclevar.cli.main import main
 from cyclevar.core.config.base import validate
 from cyclevar.core.config.training import TrainConfig
+from cyclevar.core.weights.checkpoints import load_tensors, save_tensors
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -84,8 +86,9 @@ def test_every_option_has_its_setting(run: Run, tmp_path: Path) -> None:
         "--out": "mine",
     }
     words = [word for pair in options.items() for word in pair]
-    code, out, _ = run(*words, "--targets", "340", "horse", "--set", "loss.gan=2", "--set", "ema=0.5", "--dry-run")
-    assert code == 0
+    code, out, err = run(*words, "--targets", "340", "horse", "--set", "loss.gan=2", "--set", "ema=0.5", "--dry-run")
+    assert code == 2
+    assert "the folder a does not exist" in err
     assert out.startswith("# would write mine\n")
     config = settings_of(out)
     assert (config.preset, config.data.source, config.data.other, config.data.size) == ("d16", "a", "b", 256)
@@ -93,6 +96,66 @@ def test_every_option_has_its_setting(run: Run, tmp_path: Path) -> None:
     assert (config.loop.steps, config.loop.keep, config.batch_size, config.seed) == (9, 4, 3, 5)
     assert (config.discriminator.name, config.targets) == ("patchgan", (340, "horse"))
     assert (config.loss.gan, config.ema) == (2.0, 0.5)
+
+
+def test_weights_by_name_bring_their_preset(run: Run) -> None:
+    code, out, err = run("--weights", "var/d20", "--dry-run")
+    assert out.startswith("# would write runs/var-d20-emoji-1\n")
+    assert (settings_of(out).backbone, settings_of(out).preset) == ("var", "d20")
+    assert code == 2
+    assert "vae_ch160v4096z32.pth is not on this disk" in err
+    code, out, err = run("--weights", "flexvar/d16", "--dry-run")
+    assert (settings_of(out).backbone, settings_of(out).preset) == ("flexvar", "d16")
+    code, out, err = run("--weights", "var/d20", "--preset", "d16", "--dry-run")
+    assert (code, out) == (2, "")
+    assert "preset is d16, but weights is var/d20; expected preset d20; leave out one of the two." in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "the folder nowhere does not exist"),
+        (["--data", "few"], "few has too few images to hold some out for validation; expected at least 40 of each"),
+        (["--weights", "nowhere"], "nowhere is not a file"),
+        (["--weights", "garbage.safetensors"], "garbage.safetensors is damaged or not a safetensors file"),
+        (["--weights", "plain.safetensors"], "plain.safetensors does not say which family it belongs to"),
+        (["--weights", "small", "--backbone", "flexvar"], "belongs to the backbone var; expected flexvar"),
+        (["--weights", "small", "--size", "64"], "data.size is 64; expected 16, the side that this model is made for"),
+        (["--weights", "small", "--set", "model.schedule=1-2"], "the settings under model (schedule) are given beside"),
+        (
+            ["--weights", "other.safetensors"],
+            "other.safetensors does not fit the model: wrong shapes: backbone.head.bias",
+        ),
+        (["--tokenizer-weights", "a.pth", "--backbone-weights", "b.pth"], "a.pth is not a file"),
+        (["--tokenizer-weights", "a.pth"], "published weights are given for one part only"),
+        (["--backbone", "cyclegan", "--size", "128"], "data.size is 128; expected 64"),
+    ],
+)
+def test_a_dry_run_looks_at_what_it_names(
+    run: Run, small_translator: Path, pictures: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "small").symlink_to(small_translator)
+    for name in ("discs", "squares"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for path in sorted((pictures / name).iterdir())[:30]:
+            shutil.copy(path, tmp_path / "few" / name)
+    (tmp_path / "garbage.safetensors").write_bytes(b"no weights")
+    tensors, metadata = load_tensors(small_translator / "model.safetensors")
+    save_tensors(tmp_path / "plain.safetensors", tensors)
+    tensors["backbone.head.bias"] = torch.zeros(3)
+    save_tensors(tmp_path / "other.safetensors", tensors, metadata)
+    code, out, err = run(*arguments, "--dry-run")
+    assert code == 2
+    assert settings_of(out)
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_what_is_there_says_nothing_else(run: Run, small_translator: Path, pictures: Path) -> None:
+    for arguments in (["--data", "pictures", "--weights", small_translator], ["--backbone", "cyclegan"]):
+        code, _, err = run(*arguments, "--dry-run")
+        assert (code, err) == (0, "")
 
 
 def test_printed_settings_can_be_read_back(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,33 @@ class TestSaving:
             for parameter in model.parameters():
                 parameter.add_(1)
         assert same(source, make_model(seed=1))
+
+
+@pytest.mark.parametrize("initialize", [True, False])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 7, True], ids=str)
+def test_weights_that_are_no_numbers_are_refused(
+    make_model: MakeModel, tmp_path: Path, wrong: float, initialize: bool
+) -> None:
+    """In our own files and in published ones, the first tensor named; the model keeps its weights."""
+    source = make_model(seed=1)
+    state = {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    name = "backbone.blocks.1.feed_forward.up.weight"
+    reason = "is not finite" if type(wrong) is float else f"holds {'bool' if wrong is True else 'int64'}"
+    if type(wrong) is float:
+        state[name][0, 0] = wrong
+    else:
+        state[name] = torch.full_like(state[name], wrong, dtype=torch.bool if wrong is True else torch.int64)
+    save_tensors(
+        tmp_path / "bad.safetensors", state, {"family": "var", "config": source.config.model_dump(mode="json")}
+    )
+    with pytest.raises(CheckpointError, match=f"{name} in .*bad.safetensors {reason}"):
+        load_model(tmp_path / "bad.safetensors")
+    model = build("var", source.config, initialize=initialize)
+    published = source.export_official()["backbone"]
+    key = next(key for key, tensor in published.items() if "blocks.1" in key and "fc1.weight" in key)
+    published[key] = state[name]
+    with pytest.raises(CheckpointError, match=f"blocks.1.feed_forward.up.weight in the given backbone .* {reason}"):
+        model.load_official(backbone=published)
 
 
 def test_a_family_without_published_files(model: Model) -> None:

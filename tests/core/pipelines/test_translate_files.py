@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,27 @@ def test_what_is_newer_than_its_source_is_left_alone(translator: Translator, tmp
     assert done() == ["a"]
     jobs[1].output.unlink()
     assert done() == ["a", "b"]  # what was made of a is still older than it
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.3, math.nan])
+def test_outputs_of_one_color_are_told_once(
+    translator: Translator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    value: float,
+) -> None:
+    """Whatever broke the model; a source of one color may well give one."""
+    source = tree(tmp_path / "in", "a.png", "b.png", "c.png")
+    Image.new("RGB", (20, 20), (10, 200, 30)).save(source / "plain.png")
+    list(translate_files(translator, plan_jobs(source, tmp_path / "good"), "fluent", batch_size=2))
+    assert "one color" not in caplog.text
+    monkeypatch.setattr(Translator, "__call__", lambda self, images, target: torch.full_like(images, value))
+    outcomes = list(translate_files(translator, plan_jobs(source, tmp_path / "out"), "fluent", batch_size=2))
+    assert [one.status for one in outcomes] == ["translated"] * 4
+    [message] = [text for text in caplog.messages if "one color" in text]
+    assert message.startswith("3 translations are of one color although their sources are not, the first is ")
+    assert str(tmp_path / "out" / "a.png") in message
 
 
 def test_a_bad_picture_stops_no_other(translator: Translator, tmp_path: Path) -> None:

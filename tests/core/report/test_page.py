@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cyclevar.core.config.pretraining import PretrainConfig
 from cyclevar.core.config.training import TrainConfig
+from cyclevar.core.errors import ConfigError
 from cyclevar.core.report.page import METRICS, SHEET_BYTES, SHEETS, render, write_report
 from cyclevar.core.report.run_record import read_run
 
@@ -175,6 +179,113 @@ def test_damage_is_told_and_the_rest_is_shown(make_run: Any) -> None:
     assert "1 sample sheets cannot be read" in text
     assert "evaluation.json lacks what its table needs" in text
     assert "after 1 steps (1 of 1)" in text
+
+
+DEEP = "[" * 100_000
+DIGITS = "9" * 5000
+DAMAGED = {
+    "facts_yaml": [
+        "[",
+        "- 1",
+        "3",
+        "a: {b: {c: 1}}",
+        "1: 2",
+        "a: !!python/object:os.system x",
+        "a: 2020-99-99",
+        DIGITS,
+    ],
+    "metrics_jsonl": [
+        DEEP,
+        '{"step": 1e3, "a": 1}',
+        '{"step": -1, "a": 1}',
+        f'{{"step": {DIGITS}, "a": 1}}',
+        f'{{"step": 1{"0" * 400}, "a": 1}}',
+        f'{{"step": 1, "a": 1{"0" * 400}}}',
+        '{"step": 1, "a": 1e308}\n{"step": 2, "a": -1e308}',
+        '{"step": 1, "a": 1e-310}\n{"step": 2, "a": 2e-310}',
+        '{"step": 1, "a": Infinity, "b": null, "c": [1], "d": {"e": 1}, "": 2, "loss": true}',
+        "\x00\x01",
+    ],
+    "starts_jsonl": [
+        '{"step": 0}',
+        '{"step": 0, "time": 3, "machine": 7}',
+        '{"step": 0, "machine": {"device": 3, "a": [1]}}',
+        '{"step": 0, "machine": {"device": {"b": null}}}',
+        DEEP,
+    ],
+    "evaluation_json": [
+        DEEP,
+        DIGITS,
+        "null",
+        '{"directions": 3}',
+        '{"directions": [3]}',
+        '{"directions": [{"source": 1, "target": null, "rows": 3}]}',
+        '{"directions": [{"source": "a", "target": "b", "rows": [3]}]}',
+        '{"directions": [{"source": "a", "target": "b", "rows": [{"name": 3, "kid": [1]}]}]}',
+        f'{{"directions": [{{"source": "a", "target": "b", "rows": [{{"name": "x", "kid": 1{"0" * 400}}}]}}]}}',
+        '{"directions": [{"source": "a", "target": "b", "rows": [{"name": "x", "kid": {"value": {"value": []}}}]}]}',
+        '{"directions": [], "seed": {"a": [{}]}, "limit": NaN}',
+    ],
+    "config_yaml": [
+        "stage: [1]",
+        "stage: translator",
+        "stage: tokenizer\ntokenizer: 3",
+        "loop: 3",
+        "loop: {steps: many}",
+        "loop: {1: 2, ~: 3}",
+        "seed: 2020-01-01",
+        "data: {source: [a, {b: c}]}",
+    ],
+}
+"""File of a run -> contents that no run writes."""
+
+
+@pytest.mark.parametrize(("file", "content"), [(file, text) for file, texts in DAMAGED.items() for text in texts])
+def test_whatever_a_file_holds_there_is_a_page(make_run: Any, file: str, content: str) -> None:
+    lines = ({"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0})
+    run = make_run(lines=lines, **{"evaluation_json": '{"directions": []}', file: content})
+    found = page(run, make_run("other", lines=lines))
+    assert "last 1 at 2" in found.text
+
+
+def test_what_cannot_be_read_is_noted(make_run: Any) -> None:
+    run = make_run(starts_jsonl="[]\n3\n", metrics_jsonl=DEEP, evaluation_json=DEEP, facts_yaml="[")
+    assert read_run(run).notes == [
+        "metrics.jsonl: 1 damaged line left out.",
+        "facts.yaml cannot be read.",
+        "starts.jsonl: 2 damaged lines left out.",
+        "evaluation.json is not what `cyclevar evaluate --json` prints.",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "folder", "device"]
+)
+def test_what_is_no_file_is_not_read(make_run: Any, make: Callable[[Path], None]) -> None:
+    """A pipe would be waited for, a device read for ever."""
+    run = make_run(lines=({"step": 1, "loss": 2.0},))
+    names = ("metrics.jsonl", "starts.jsonl", "facts.yaml", "evaluation.json", "samples/step-00000005.png")
+    (run / "metrics.jsonl").unlink()
+    for name in names:
+        make(run / name)
+    record = read_run(run)
+    assert len(record.notes) == 4
+    assert page(run).text
+    (run / "config.yaml").unlink()
+    make(run / "config.yaml")
+    with pytest.raises(ConfigError, match="is not a run"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + bytes(50), bytes(200)])
+def test_damaged_sheets_are_counted(make_run: Any, content: bytes) -> None:
+    run = make_run(sheets=(1, 2, 3))
+    whole = (run / "samples" / "step-00000001.png").read_bytes()
+    (run / "samples" / "step-00000001.png").write_bytes(whole[:-30])
+    (run / "samples" / "step-00000002.png").write_bytes(content)
+    (run / "samples" / f"step-{'7' * 60}.png").write_bytes(whole)
+    assert "2 sample sheets cannot be read" in page(run).text
 
 
 def test_a_run_that_just_began_has_a_page(make_run: Any) -> None:

@@ -131,6 +131,21 @@ def test_a_full_folder_is_refused_before_any_work(
         train(change(train_config, batch_size=3), tmp_path, resume=True, display=display)
 
 
+@pytest.mark.usefixtures("light")
+def test_a_refused_change_leaves_the_run_as_it_was(train_config: TrainConfig, display: Any, tmp_path: Path) -> None:
+    """The state does not fit the changed settings, which is found before anything is written."""
+    run, short = tmp_path / "run", change(train_config, loop__steps=3)
+    train(short, run, resume=False, display=display)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".html"}
+    other = change(train_config, loop__steps=4, discriminator__settings={"width": 16})
+    with pytest.raises(CheckpointError, match=r"does not fit this run in its part 'discriminators' \(.* is float32 \["):
+        train(other, run, resume=True, display=display, allowed=["discriminator"])
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".html"}
+    assert after == before
+    train(change(train_config, loop__steps=4), run, resume=True, display=display)
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()][-1] == 4
+
+
 def copy_some(pictures: Path, few: Path, count: int) -> Path:
     for kind in ("discs", "squares"):
         (few / kind).mkdir(parents=True)

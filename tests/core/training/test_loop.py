@@ -29,6 +29,7 @@ from cyclevar.core.training.run_folder import Best, RunFolder
 from cyclevar.core.training.state import Parts
 from cyclevar.core.training.task import Display, Task
 from cyclevar.core.training.tracking import Tracker
+from cyclevar.core.weights.checkpoints import load_tensors
 
 LOOP = LoopConfig(steps=12, log_every=2, validate_every=4, sample_every=6, save_every=5)
 
@@ -150,6 +151,79 @@ def test_a_signal_finishes_the_step_and_saves(folder: RunFolder, display: Any, n
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
     run(Counting(), folder, LOOP, display)
     assert [line["step"] for line in metrics(folder) if "loss" in line] == [2, 4, 6, 8, 10, 12]
+
+
+class Falling(Counting):
+    """Each validation is better than the one before."""
+
+    def score(self, found: Mapping[str, float]) -> float | None:
+        return 100 - found["total"]
+
+    def averaged(self) -> Parts:
+        return {"net": self.net}
+
+
+SPEEDS = ("images_per_second", "data_wait", "memory_gb")
+
+
+@pytest.mark.parametrize("stops", [(step,) for step in range(1, 13)] + [(3, 4, 9, 12), tuple(range(1, 13))], ids=str)
+def test_a_signal_in_any_step_loses_nothing(tmp_path: Path, display: Any, stops: tuple[int, ...]) -> None:
+    """Logging, validating, sampling and saving steps, and the last: metrics, sheets and best are as without signals."""
+    whole, stopped = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
+    for folder in (whole, stopped):
+        folder.begin(TrainConfig(), {})
+    run(Falling(), whole, LOOP, display)
+
+    def send(step: int) -> None:
+        if step + 1 in stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for step in stops:
+        with pytest.raises(StoppedError, match=f"after {step} of 12 steps"):
+            run(Falling(send), stopped, LOOP, display)
+        stopped.manifest.finish()
+    run(task := Falling(), stopped, LOOP, display)
+    assert float(task.net.get_buffer("total")) == 12
+    found, expected = (
+        [{k: v for k, v in line.items() if k not in SPEEDS} for line in metrics(one)] for one in (stopped, whole)
+    )
+    assert found == expected
+    assert stopped.best() == whole.best() == Best(12, 88)
+    assert load_tensors(stopped.best_state)[0]["net/total"] == 12
+    assert [path.read_bytes() for path in sorted(stopped.samples.iterdir())] == [
+        path.read_bytes() for path in sorted(whole.samples.iterdir())
+    ]
+
+
+def test_what_a_signal_left_is_made_once_and_only_if_still_due(folder: RunFolder, display: Any) -> None:
+    """After the last step of a run that is then prolonged, no validation is due that the longer run would not have."""
+    short = LOOP.model_copy(update={"steps": 7})
+
+    def send(step: int) -> None:
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError):
+        run(Counting(send), folder, short, display)
+    run(Counting(), folder, LOOP, display)
+    assert [line["step"] for line in metrics(folder)] == [2, 4, 4, 6, 8, 8, 10, 12, 12]
+
+
+def test_a_rewound_run_has_the_best_state_of_its_own_steps(folder: RunFolder, display: Any) -> None:
+    """A power cut after validation 8, so that the run goes back to step 5, where the best state was of step 4."""
+
+    def fall_over(step: int) -> None:
+        if step == 9:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(Falling(fall_over), folder, LOOP, display)
+    assert folder.best() == Best(8, 92)
+    seen: list[Best | None] = []
+    again = Falling(lambda step: seen.append(folder.best()))
+    run(again, folder, LOOP, display)
+    assert seen[0] == Best(4, 96)
+    assert folder.best() == Best(12, 88)
 
 
 def test_a_second_signal_stops_at_once(folder: RunFolder, display: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from cyclevar.core.config.base import merged, validate
 from cyclevar.core.config.pretraining import PretrainConfig
 from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.errors import ConfigError
+from cyclevar.core.training import accelerator
 from cyclevar.core.training.launch import pretrain, train
 from cyclevar.core.training.processes import ALONE, LostProcessError, Team
 from cyclevar.core.training.run_folder import RunFolder
@@ -34,19 +37,25 @@ def free_port() -> int:
 
 
 def launch(
-    config: TrainConfig | PretrainConfig, out: Path, processes: int, *arguments: str, device: str = "cpu"
+    config: TrainConfig | PretrainConfig,
+    out: Path,
+    processes: int,
+    *arguments: str,
+    device: str = "cpu",
+    others: TrainConfig | None = None,
 ) -> list[subprocess.Popen[str]]:
-    """Start the processes of a training, as a launcher does."""
+    """Start the processes of a training, as a launcher does; ``others``: settings of all but the first one."""
     kind = "train" if isinstance(config, TrainConfig) else "pretrain"
     out.parent.mkdir(parents=True, exist_ok=True)
-    settings = out.with_suffix(".json")
-    settings.write_text(config.model_dump_json())
+    files = out.with_suffix(".json"), out.with_suffix(".others.json")
+    files[0].write_text(config.model_dump_json())
+    files[1].write_text((others or config).model_dump_json())
     port = free_port()
     started = []
     for number in range(processes):
         team = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         team |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, str(WORKER), kind, str(settings), str(out), device, *arguments]
+        command = [sys.executable, str(WORKER), kind, str(files[number > 0]), str(out), device, *arguments]
         variables = {name: str(value) for name, value in team.items()} if processes > 1 else {}
         started.append(
             subprocess.Popen(
@@ -144,6 +153,84 @@ def test_a_lost_process_is_told_with_the_way_on(tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
     with pytest.raises(RuntimeError, match="shape"), team_of(0, 2).watching(tmp_path):
         raise RuntimeError("wrong shape")
+
+
+def test_settings_that_differ_between_processes_are_named(train_config: TrainConfig, tmp_path: Path) -> None:
+    """A process with another learning rate: both refuse, and nothing is left in the place of the run."""
+    others = altered(train_config, optimizer={"learning_rate": 2e-3})
+    out = tmp_path / "runs" / "run"
+    started = launch(train_config, out, 2, others=others)
+    printed = [one.communicate(timeout=300)[0] for one in started]
+    assert [one.returncode for one in started] == [2, 2], printed
+    expected = "error: optimizer.learning_rate: 0.001 in process 0, 0.002 in process 1; expected the same settings"
+    for text in printed:
+        assert text.startswith(expected), text
+        assert text.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_process_is_noticed_after_the_patience(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = altered(train_config, loop={"steps": 100000, "save_every": 5})
+    first, second = launch(config, tmp_path / "run", 2, "patience", "5")
+    try:
+        assert first.stdout is not None
+        while "step 6" not in (line := first.stdout.readline()):
+            assert line, "it ended early"
+        second.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        text, _ = first.communicate(timeout=60)
+        waited = time.monotonic() - begun
+    finally:
+        second.kill()
+        second.communicate()
+    assert first.returncode == 1, text
+    assert "error: another process of this training is gone" in text
+    assert 4 < waited < 20
+
+
+def test_the_patience_is_what_the_processes_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes is a default of accelerate too, which it does not pass on."""
+    seen: list[Any] = []
+    monkeypatch.setattr(accelerator, "Accelerator", lambda **settings: seen.append(settings) or pytest.fail("made"))
+    with pytest.raises(pytest.fail.Exception):
+        accelerator.make_accelerator("cpu")
+    [handler] = seen[0]["kwargs_handlers"]
+    assert handler.to_kwargs()["timeout"].total_seconds() == pytest.approx(600, abs=0.01)
+
+
+def test_the_same_training_twice_is_refused(train_config: TrainConfig, tmp_path: Path) -> None:
+    """While a process trains in a folder, another one is refused in one line; once it was killed, the next goes on."""
+    config = altered(train_config, loop={"steps": 100000, "save_every": 5})
+    [first] = launch(config, tmp_path / "run", 1)
+    try:
+        assert first.stdout is not None
+        while "step 6" not in (line := first.stdout.readline()):
+            assert line, "it ended early"
+        [second] = launch(config, tmp_path / "run", 1, "resume")
+        text, _ = second.communicate(timeout=120)
+        assert second.returncode == 2, text
+        assert f"run is in use by process {first.pid} on {socket.gethostname()} since 20" in text
+        assert text.count("\n") == 1
+        assert len((tmp_path / "run" / "starts.jsonl").read_text().splitlines()) == 1
+    finally:
+        first.kill()
+        first.communicate()
+    assert (tmp_path / "run" / ".lock").exists()
+    [third] = launch(altered(config, loop={"steps": 12}), tmp_path / "run", 1, "resume")
+    assert "resumed after " in finish([third])[0]
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_two_trainings_without_a_name_get_different_ones(train_config: TrainConfig, tmp_path: Path) -> None:
+    """Both were given the same free name, as it happens when they are started together."""
+    config = altered(train_config, loop={"steps": 2})
+    started = [launch(config, tmp_path / "toy-1", 1, "numbered")[0] for _ in range(2)]
+    finish(started)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["toy-1", "toy-2"]
+    for name in ("toy-1", "toy-2"):
+        assert [line["step"] for line in figures(tmp_path / name)] == [1, 2, 2]
+        assert not (tmp_path / name / ".lock").exists()
 
 
 CASES = {

@@ -72,7 +72,7 @@ class Trainings:
 
     def state(self, name: str) -> dict[str, Tensor]:
         """The newest state in the folder ``name``."""
-        return load_tensors(sorted((self.folder / name / "checkpoints").glob("*.safetensors"))[-1])[0]
+        return load_tensors(sorted((self.folder / name / "checkpoints").glob("step-*.safetensors"))[-1])[0]
 
     def differences(self, name: str) -> list[str]:
         """Tensors of the last state that differ from those of the uninterrupted training."""
@@ -137,6 +137,27 @@ def test_a_translator_resumes_in_every_stage(trainings: Trainings, at: int) -> N
         trainings.run(f"cut{at}", at=at, save_every=1)
     trainings.run(f"cut{at}", save_every=1)
     assert trainings.differences(f"cut{at}") == []
+
+
+@pytest.mark.parametrize("trainings", ["translator"], indirect=True)
+def test_a_signal_in_a_validating_step_loses_nothing(trainings: Trainings) -> None:
+    """Steps 14, 16 and 20 log, validate, sample and save; the best state is that of the uninterrupted training too."""
+    often = {"validate_every": 2, "sample_every": 2, "save_every": 4}
+    trainings.run("validated", **often)
+    for at in (14, 16, 20):
+        with pytest.raises(StoppedError, match=f"after {at} of 20 steps"):
+            trainings.run("signalled", at=at - 1, what=terminate, **often)
+    trainings.run("signalled", **often)
+    assert trainings.differences("signalled") == []
+    assert trainings.figures("signalled") == trainings.figures("validated")
+    one, other = (
+        load_tensors(trainings.folder / name / "checkpoints/best.safetensors") for name in ("signalled", "validated")
+    )
+    assert one[1] == other[1]
+    assert [name for name in one[0].keys() | other[0].keys() if not torch.equal(one[0][name], other[0][name])] == []
+    for name in ("model.safetensors", "best/model.safetensors"):
+        mine, whole = (load_tensors(trainings.folder / run / name)[0] for run in ("signalled", "validated"))
+        assert [key for key in whole if not torch.equal(mine[key], whole[key])] == []
 
 
 @pytest.mark.parametrize("trainings", ["translator"], indirect=True)

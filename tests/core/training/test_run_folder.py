@@ -6,6 +6,10 @@ import errno
 import hashlib
 import json
 import logging
+import math
+import os
+import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cyclevar.core.config.loop import LoopConfig
 from cyclevar.core.config.training import TrainConfig
@@ -21,6 +25,7 @@ from cyclevar.core.errors import CheckpointError, ConfigError, UnknownNameError
 from cyclevar.core.report.run_files import read_lines
 from cyclevar.core.training.run_folder import Best, RunFolder
 from cyclevar.core.training.state import pack_state, unpack_state
+from cyclevar.core.weights.checkpoints import load_tensors, save_tensors
 
 FACTS = {"data": "emoji 0123", "tokenizer": "4567"}
 
@@ -64,7 +69,11 @@ def test_unpacking_keeps_the_learning_rate_of_the_settings() -> None:
 def test_a_state_of_another_shape_is_refused_by_the_name_of_its_part() -> None:
     parts = make_parts(0)
     with pytest.raises(CheckpointError, match="it does not fit this run in its part 'net'"):
-        unpack_state({"net": nn.Linear(3, 5)}, pack_state(parts), what="it")
+        unpack_state({"net": nn.Linear(3, 5)}, pack_state({"net": nn.Linear(3, 4)}), what="it")
+    with pytest.raises(
+        CheckpointError, match=r"in its part 'optimizer' .the run has no such part, but the state holds"
+    ):
+        unpack_state({"net": parts["net"]}, pack_state(parts), what="it")
 
 
 @pytest.fixture
@@ -116,6 +125,29 @@ def test_other_facts_are_refused_by_name(folder: RunFolder) -> None:
     folder.check(TrainConfig(), FACTS, resume=True)
 
 
+@pytest.mark.parametrize(
+    "digest",
+    ["1e257802ef03011e", "12345e6789012345", "1234567890123456", "0123456701234567", "0x12", "true", "~", "1_0"],
+)
+def test_a_digest_is_a_text_whatever_it_looks_like(folder: RunFolder, digest: str) -> None:
+    facts = {"data": f"emoji {digest}", "tokenizer": digest}
+    folder.begin(TrainConfig(weights=digest), facts)
+    assert folder.check(TrainConfig(weights=digest), facts, resume=True) == {}
+    with pytest.raises(ConfigError, match=f"tokenizer was '{digest}', is '4567'"):
+        folder.check(TrainConfig(weights=digest), facts | {"tokenizer": "4567"}, resume=True)
+    folder.facts.write_text(f"data: emoji {digest}\ntokenizer: {digest}\n")  # as written without quotes
+    assert folder.check(TrainConfig(weights=digest), facts, resume=True) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_pipes_in_a_run_folder_are_refused_and_not_read(folder: RunFolder) -> None:
+    for path, message in ((folder.facts, "facts.yaml is not a file"), (folder.config, "exists and is not a run")):
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(ConfigError, match=message):
+            folder.check(TrainConfig(), FACTS, resume=True)
+
+
 def test_a_change_is_accepted_by_name_and_noted(folder: RunFolder) -> None:
     loop = LoopConfig(steps=7, validate_every=200, sample_every=200, save_every=100)
     changed, facts = TrainConfig(seed=3, loop=loop), FACTS | {"data": "emoji 89ab"}
@@ -151,6 +183,31 @@ def test_what_a_killed_process_began_to_write_is_no_run(folder: RunFolder, tmp_p
     assert list(folder.checkpoints.iterdir()) == []
 
 
+def test_temporary_files_of_dead_writers_are_removed(folder: RunFolder) -> None:
+    """Of the safetensors writer too. What another command may be writing just now stays while it is young."""
+    failure = folder.failures / "step-00000003"
+    failure.mkdir(parents=True)
+    dead = [
+        folder.checkpoints / ".tmpYcOsZG",
+        folder.checkpoints / ".best.safetensors.partial",
+        folder.path / ".model.safetensors.partial",
+        folder.path / ".tmp4fQw1x",
+        folder.samples / ".step-00000005.png.7.partial",
+        failure / ".batch.safetensors.partial",
+    ]
+    report = folder.path / ".report.html.partial"
+    kept = [folder.path / ".hidden", folder.path / "notes.partial", folder.path / ".tmp.d"]
+    kept[-1].mkdir()
+    for path in (*dead, report, *kept[:-1]):
+        path.write_text("half")
+    folder.begin(TrainConfig(), FACTS)
+    assert [path for path in dead if path.exists()] == []
+    assert all(path.exists() for path in (report, *kept))
+    os.utime(report, (time.time() - 3600,) * 2)
+    folder.begin(TrainConfig(), FACTS)
+    assert not report.exists()
+
+
 def test_a_half_written_start_spoils_no_other(folder: RunFolder) -> None:
     with folder.starts.open("a") as file:
         file.write('{"step": 0, "ti')  # a power cut
@@ -181,6 +238,155 @@ def test_restoring_gives_back_what_was_saved(folder: RunFolder) -> None:
     other = make_parts(8)
     assert folder.restore(other) == 5
     assert all(torch.equal(value, saved[name]) for name, value in states(other).items())
+
+
+def rewrite(folder: RunFolder, change: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> Path:
+    """Change what the newest checkpoint holds, as somebody does who makes it a whole file again."""
+    path = whole(folder)[-1]
+    tensors, metadata = load_tensors(path)
+    change(tensors, metadata)
+    save_tensors(path, tensors, metadata)
+    folder.manifest.path.unlink()
+    return path
+
+
+FIRST = "optimizer/0/exp_avg"
+WRONG_CONTENT: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, Any]], object], str]] = {
+    "all moments": (
+        lambda t, m: [t.pop(name) for name in list(t) if name.startswith("optimizer/")],
+        "the optimizer moment optimizer/0/exp_avg is missing",
+    ),
+    "one moment": (lambda t, m: t.pop("optimizer/2/step"), "the optimizer moment optimizer/2/step is missing"),
+    "which moments": (lambda t, m: m.pop("moments"), "it does not say which optimizer moments it holds"),
+    "no random state": (lambda t, m: t.pop("random/cpu"), "the random state random/cpu is missing"),
+    "short random state": (
+        lambda t, m: t.update({"random/cpu": t["random/cpu"][:100].clone()}),
+        "the random state random/cpu is uint8 [100]; expected uint8 [5056]",
+    ),
+    "invented random state": (
+        lambda t, m: t.update({"random/cpu": torch.full_like(t["random/cpu"], 255)}),
+        "the random state random/cpu is not one",
+    ),
+    "a negative step": (lambda t, m: m.update(step=-3), "its step is -3; expected a whole number"),
+    "an infinite step": (lambda t, m: m.update(step=math.inf), "its step is inf; expected a whole number"),
+    "a huge step": (lambda t, m: m.update(step=10**30), "its step is 1000000"),
+    "a step in words": (lambda t, m: m.update(step="10"), "its step is '10'; expected a whole number"),
+    "no step": (lambda t, m: m.pop("step"), "its step is missing"),
+    "another step": (lambda t, m: m.update(step=9), "its step is 9; expected 10, as in its name"),
+    "what is due": (lambda t, m: m.update(due=["dance"]), "what is due after it is ['dance']"),
+    "sums": (lambda t, m: m.update(meter={"loss": [1.0, 0]}), "its sums of metrics are {'loss': [1.0, 0]}"),
+    "NaN": (lambda t, m: t["net/0.weight"].fill_(math.nan), "net/0.weight is not finite"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CONTENT)
+def test_a_state_with_wrong_content_gives_way_to_the_one_before(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Also if no manifest gives it away, and the reason is named."""
+    before = make_parts(3)
+    folder.save(5, before, keep=2)
+    folder.save(10, make_parts(4), keep=2)
+    change, reason = WRONG_CONTENT[name]
+    path = rewrite(folder, change)
+    parts = make_parts(0)
+    assert folder.restore(parts) == 5
+    assert f"{path} is damaged; going on with the checkpoint before it ({reason}" in caplog.text
+    expected = states(before)
+    assert all(torch.equal(value, expected[key]) for key, value in states(parts).items() if key != "random/cpu")
+
+
+MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "moments of another size": (
+        lambda t: t.update({FIRST: torch.zeros(4, 300)}),
+        r"'optimizer' \(0/exp_avg is float32 \[4, 300\], expected float32 \[4, 3\]\)",
+    ),
+    "moments of another type": (
+        lambda t: t.update({FIRST: t[FIRST].half()}),
+        r"'optimizer' \(0/exp_avg is float16 \[4, 3\], expected float32",
+    ),
+    "moments of an unknown parameter": (
+        lambda t: t.update({"optimizer/70/exp_avg": torch.zeros(3)}),
+        r"'optimizer' \(70/exp_avg is unknown, there are 4 parameters\)",
+    ),
+    "unknown moments": (lambda t: t.update({"optimizer/0/x": torch.zeros(3)}), r"'optimizer' \(0/x is unknown\)"),
+    "a step of moments": (
+        lambda t: t.update({"optimizer/0/step": torch.tensor([1.0, 2.0])}),
+        r"'optimizer' \(0/step is float32 \[2\], expected one number of updates\)",
+    ),
+    "a missing weight": (lambda t: t.pop("net/0.bias"), r"'net' \(0.bias is missing\)"),
+    "an unknown weight": (lambda t: t.update({"net/9.bias": torch.zeros(3)}), r"'net' \(9.bias is unknown\)"),
+    "a weight of another type": (
+        lambda t: t.update({"net/0.bias": torch.zeros(4, dtype=torch.int64)}),
+        r"'net' \(0.bias is int64 \[4\], expected float32 \[4\]\)",
+    ),
+    "a part of its own": (lambda t: t.update({"more/0": torch.zeros(3)}), r"'more' \(the run has no such part"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_state_that_does_not_fit_is_refused_and_nothing_is_loaded(folder: RunFolder, name: str) -> None:
+    folder.save(5, make_parts(5), keep=2)
+    change, reason = MISFITS[name]
+    rewrite(folder, lambda tensors, metadata: change(tensors))
+    parts = make_parts(0)
+    before = states(parts)
+    with pytest.raises(CheckpointError, match=r"step-00000005.safetensors does not fit this run in its part " + reason):
+        folder.restore(parts)
+    after = states(parts)
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_a_checkpoint_that_the_manifest_does_not_list_is_told(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.save(5, make_parts(5), keep=2)
+    path = whole(folder)[0]
+    assert folder.restore(make_parts(0)) == 5
+    assert "manifest.json" not in caplog.text
+    folder.manifest.forget(path)
+    assert folder.restore(make_parts(0)) == 5
+    assert f"{path} is not in manifest.json, so its size and hash are not compared" in caplog.text
+    folder.manifest.path.unlink()
+    assert folder.restore(make_parts(0)) == 5
+    assert f"{path} is not in manifest.json, which is missing, so its size" in caplog.text
+
+
+def test_the_best_state_is_rewound_with_the_run(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder.save_best(4, 0.5, make_parts(4))
+    folder.save(5, make_parts(5), keep=2)
+    folder.save_best(8, 0.4, make_parts(8))
+    folder.save(10, make_parts(10), keep=2)
+    folder.save_best(12, 0.3, make_parts(12))
+    folder.save_best(14, 0.2, make_parts(14))
+    assert sorted(path.name for path in folder.checkpoints.glob("best*")) == [
+        *(f"best-{step:08d}.safetensors" for step in (4, 8, 12)),
+        "best.safetensors",
+    ]
+    assert folder.best() == Best(14, 0.2)
+    folder.rewind(10)
+    assert folder.best() == Best(8, 0.4)
+    parts = make_parts(0)
+    folder.restore_best(parts)
+    assert all(
+        torch.equal(value, states(make_parts(8))[name]) for name, value in states(parts).items() if "net" in name
+    )
+    folder.rewind(5)
+    assert folder.best() == Best(4, 0.5)
+    folder.rewind(3)
+    assert folder.best() is None
+    assert list(folder.checkpoints.glob("best*")) == []
+    assert "not in manifest.json" not in caplog.text
+
+
+def test_best_states_that_no_checkpoint_goes_back_to_are_removed(folder: RunFolder) -> None:
+    for step in (2, 4, 6, 8):
+        folder.save_best(step, 1 / step, make_parts(step))
+        folder.save(step, make_parts(step), keep=2)
+    assert [path.name for path in sorted(folder.checkpoints.glob("best-*"))] == ["best-00000006.safetensors"]
+    folder.save(10, make_parts(10), keep=2)
+    assert list(folder.checkpoints.glob("best-*")) == []
+    assert folder.best() == Best(8, 1 / 8)
 
 
 def whole(folder: RunFolder) -> list[Path]:
@@ -228,7 +434,7 @@ def test_an_altered_best_state_is_put_aside(folder: RunFolder, caplog: pytest.Lo
     with pytest.raises(CheckpointError, match=r"best.safetensors is damaged: its SHA-256 .*; resume the run"):
         folder.restore_best(make_parts(0))
     assert folder.restore(make_parts(0)) == 5
-    assert "best.safetensors is damaged; going on without a best state" in caplog.text
+    assert "best.safetensors is damaged; going on without this best state" in caplog.text
     assert folder.best() is None
 
 

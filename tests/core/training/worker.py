@@ -1,6 +1,6 @@
 """One process of a training, started by a test::
 
-    python worker.py train|pretrain CONFIG.json OUT DEVICE [resume | replay FOLDER]
+    python worker.py train|pretrain CONFIG.json OUT DEVICE [resume | numbered | replay FOLDER | patience SECONDS]
 
 A launcher's variables are in the environment. The training is as light as those of `conftest`. ``replay``: instead of
 going on from step to step, begin every step from the state that another training had there, and keep what comes of it.
@@ -54,12 +54,15 @@ def main() -> int:
     from cyclevar.core.config.pretraining import PretrainConfig
     from cyclevar.core.config.training import TrainConfig
     from cyclevar.core.errors import CyclevarError
+    from cyclevar.core.training import accelerator as accelerators
     from cyclevar.core.training import launch as start
 
     kind, config, out, device, *more = sys.argv[1:]
-    resume = more == ["resume"]
+    resume, numbered, patient = more == ["resume"], more == ["numbered"], more[:1] == ["patience"]
     runpy.run_path(str(Path(__file__).with_name("conftest.py")))["lighten"](pytest.MonkeyPatch())
-    if more and not resume:
+    if patient:
+        accelerators.PATIENCE = float(more[1])
+    elif more[:1] == ["replay"]:
         start.run = replay(Path(more[1]))
     text = Path(config).read_text()
     judge = json.loads(text).get("discriminator", {}).get("settings", {})
@@ -68,7 +71,7 @@ def main() -> int:
     try:
         if kind == "train":
             settings = TrainConfig.model_validate_json(text)
-            start.train(settings, Path(out), resume=resume, display=Progress(), device=device)
+            start.train(settings, Path(out), resume=resume, display=Progress(), device=device, numbered=numbered)
         else:
             pretraining = PretrainConfig.model_validate_json(text)
             start.pretrain(pretraining, Path(out), resume=resume, display=Progress(), device=device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import math
 import os
 import pickle
 import re
@@ -24,7 +25,7 @@ from torch import Tensor
 from cyclevar.core.errors import CheckpointError
 from cyclevar.core.runtime.files import concerns_one_file, remove_abandoned, save_text, write_atomically
 from cyclevar.core.weights import checkpoints
-from cyclevar.core.weights.checkpoints import load_published, load_tensors, save_tensors
+from cyclevar.core.weights.checkpoints import check_numbers, is_finite, load_published, load_tensors, save_tensors
 
 
 def tensors() -> dict[str, Tensor]:
@@ -289,6 +290,20 @@ class TestReadingPublished:
         with pytest.raises(CheckpointError, match=r"cannot be read as a PyTorch checkpoint .* download it again"):
             load_published(path)
 
+    @pytest.mark.filterwarnings("ignore")  # torch warns of sparse and quantized tensors as such
+    @pytest.mark.parametrize("zipped", [True, False])
+    @pytest.mark.parametrize("kind", ["sparse coo", "sparse csr", "quantized", "meta"])
+    def test_tensors_that_are_not_dense(self, path: Path, kind: str, zipped: bool) -> None:
+        special = {
+            "sparse coo": lambda: torch.eye(3).to_sparse(),
+            "sparse csr": lambda: torch.eye(3).to_sparse_csr(),
+            "quantized": lambda: torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
+            "meta": lambda: torch.empty(3, device="meta"),
+        }[kind]()
+        torch.save(self.STATE | {"z": special}, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=rf"z in {path} is a {kind} tensor; expected dense tensors"):
+            load_published(path)
+
     @pytest.mark.parametrize(("content", "shown"), [([1, 2], "list"), ({"w": torch.zeros(1), "n": 3}, "w, n")])
     def test_what_is_no_state_dict(self, path: Path, content: object, shown: str) -> None:
         torch.save(content, path)
@@ -380,3 +395,40 @@ def test_what_is_written_follows_no_link(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "precious"
     assert not (tmp_path / "file").is_symlink()
     assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_finite_numbers_of_any_type(dtype: torch.dtype) -> None:
+    tensor = torch.full((70, 1000), 100.0).to(dtype)  # a sum of halves overflows
+    assert is_finite(tensor)
+    tensor[3, 7] = math.nan
+    assert not is_finite(tensor)
+    if dtype != torch.float8_e4m3fn:  # which has no infinity
+        tensor[3, 7] = -math.inf
+        assert not is_finite(tensor)
+
+
+def test_integers_are_finite() -> None:
+    assert is_finite(torch.tensor([2**62, 2**62]))
+    assert is_finite(torch.zeros(0))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.tensor([1.0, math.nan]), "b in it is not finite; expected weights without NaN and infinity"),
+        (torch.tensor([1.0, math.inf]).half(), "b in it is not finite"),
+        (torch.tensor([1.0, 1e300], dtype=torch.float64), "b in it is not finite"),  # as float32
+        (torch.tensor([1, 2]), "b in it holds int64; expected floating-point numbers"),
+        (torch.tensor([True, False]), "b in it holds bool; expected floating-point numbers"),
+        (torch.tensor([1j, 2]), "b in it holds complex64; expected floating-point numbers"),
+    ],
+)
+def test_weights_that_are_no_numbers(tensor: Tensor, message: str) -> None:
+    expected = {"a": torch.zeros(2), "b": torch.zeros(2), "n": torch.zeros((), dtype=torch.int64)}
+    good = {"a": torch.ones(2).half(), "b": torch.ones(2), "n": torch.tensor(3), "more": torch.tensor(math.nan)}
+    check_numbers("it", good, expected)
+    with pytest.raises(CheckpointError, match=message):
+        check_numbers("it", good | {"b": tensor, "c": tensor}, expected)
+    with pytest.raises(CheckpointError, match="n in it holds floating-point numbers; expected int64"):
+        check_numbers("it", good | {"n": torch.tensor(3.0)}, expected)
