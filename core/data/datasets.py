@@ -19,8 +19,9 @@ import logging
 import os
 from pathlib import Path
 
+from cyclevar.core.config.loop import DataConfig
 from cyclevar.core.data.image_formats import PICTURE_SUFFIXES, describe_unread, unread_hint
-from cyclevar.core.data.sources import FolderSource, HoldOut, Part, PictureList, UnpairedDataset
+from cyclevar.core.data.sources import FolderSource, HoldOut, Part, PictureList, UnpairedDataset, require_enough
 from cyclevar.core.errors import ConfigError, DataError, PluginError
 from cyclevar.core.extension.manager import Manager, get_manager
 
@@ -190,3 +191,14 @@ def _take(pictures: PictureList, count: int) -> tuple[PictureList, PictureList]:
     held = set(drawn[:count])
     rest = [name for name in pictures.names if name not in held]
     return PictureList(pictures.source, rest), PictureList(pictures.source, drawn[:count])
+
+
+def open_training_data(data: DataConfig) -> UnpairedDataset:
+    """Open the data that settings name, with their own validation part.
+
+    Raises what `open_dataset` raises, and `DataError` if there are too few images to train and validate on.
+    """
+    hold_out = HoldOut(data.validation_share, data.validation_min)
+    dataset = open_dataset(data.source, other=data.other, skin_tones=data.skin_tones, hold_out=hold_out)
+    require_enough(dataset, hold_out)
+    return dataset

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cyclevar.core.config.loop import DataConfig
 from cyclevar.core.config.pretraining import PretrainConfig
 from cyclevar.core.config.training import TrainConfig
-from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.errors import CheckpointError, ConfigError, DataError
+from cyclevar.core.data.datasets import open_training_data
+from cyclevar.core.errors import CheckpointError, ConfigError
 from cyclevar.core.interfaces.model import PictureModel
 from cyclevar.core.models.catalog import published_part
 from cyclevar.core.models.model import build_any, is_generator
@@ -20,7 +19,7 @@ from cyclevar.core.weights.shipped import WEIGHTS, shipped_translators, shipped_
 
 def check_inputs(config: TrainConfig | PretrainConfig) -> None:
     """Raise the error that the training would end with for data or weights that are missing or do not fit."""
-    _check_data(config.data)
+    open_training_data(config.data)
     model = _outline(config)
     if model is not None:
         height, width = model.image_size
@@ -28,16 +27,6 @@ def check_inputs(config: TrainConfig | PretrainConfig) -> None:
             raise ConfigError(
                 f"data.size is {config.data.size}", expected=f"{height}, the side that this model is made for"
             )
-
-
-def _check_data(data: DataConfig) -> None:
-    dataset = open_dataset(data.source, other=data.other, skin_tones=data.skin_tones)
-    if min(map(len, dataset.validation or ()), default=0) < 2:
-        raise DataError(
-            f"{data.source} has too few images to hold some out for validation",
-            expected="at least 40 of each domain",
-            hint=f"there are {' and '.join(str(len(part)) for part in dataset.train)} to train on",
-        )
 
 
 def _outline(config: TrainConfig | PretrainConfig) -> PictureModel | None:

@@ -18,8 +18,8 @@ from cyclevar.core.config.loop import DataConfig
 from cyclevar.core.config.pretraining import PretrainConfig
 from cyclevar.core.config.training import TrainConfig
 from cyclevar.core.data.batches import UnpairedBatches, stack
-from cyclevar.core.data.datasets import open_dataset
-from cyclevar.core.data.sources import HoldOut, UnpairedDataset, require_enough
+from cyclevar.core.data.datasets import open_training_data
+from cyclevar.core.data.sources import UnpairedDataset
 from cyclevar.core.errors import CheckpointError, ConfigError, CyclevarError, DataError
 from cyclevar.core.evaluation.perceptual import PerceptualDistance, perceptual_distance
 from cyclevar.core.extension.manager import get_manager
@@ -102,7 +102,7 @@ def _pretrain(
     settings, out, team = getattr(config, config.section), folder.path, Team(accelerator)
     display, tracker = _leading(team, folder, display, open_tracker(config.tracker, folder, config))
     torch.manual_seed(config.seed)
-    dataset = _open(config.data)
+    dataset = open_training_data(config.data)
     model = _pretraining_model(config)
     size = _picture_size(model, config.data)
     validation = _validation(dataset, size)
@@ -198,7 +198,7 @@ def _train(
     out, team = folder.path, Team(accelerator)
     display, tracker = _leading(team, folder, display, open_tracker(config.tracker, folder, config))
     torch.manual_seed(config.seed)
-    dataset = _open(config.data)
+    dataset = open_training_data(config.data)
     model = start_model(config)
     size = _picture_size(model, config.data)
     validation = _validation(dataset, size)
@@ -398,13 +398,6 @@ def _learn_domains(model: PictureModel, targets: Sequence[int | str], display: D
 
 def _identify(net: FeatureNet | PerceptualDistance) -> str:
     return f"{net.name} {net.weights_sha256[:16]}"
-
-
-def _open(data: DataConfig) -> UnpairedDataset:
-    hold_out = HoldOut(data.validation_share, data.validation_min)
-    dataset = open_dataset(data.source, other=data.other, skin_tones=data.skin_tones, hold_out=hold_out)
-    require_enough(dataset, hold_out)  # before the model is loaded
-    return dataset
 
 
 def _default_targets(dataset: UnpairedDataset, model: PictureModel, display: Display) -> tuple[str, str]:

@@ -23,7 +23,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write a safetensors file atomically; ``metadata`` values are stored as JSON."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {name: json.dumps(value) for name, value in (metadata or {}).items()}
-    write_atomically(path, lambda partial: safetensors.torch.save_file(plain, partial, metadata=header))
+
+    def write(partial: Path) -> None:
+        safetensors.torch.save_file(plain, partial, metadata=header)
+        _sort_metadata(partial)
+
+    write_atomically(path, write)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata in the header of a safetensors file, whose order is random, so that equal files are equal."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", None)
+        if metadata is None:
+            return
+        ordered = {"__metadata__": dict(sorted(metadata.items())), **header}
+        text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the writer of safetensors leaves more room than a compact header needs"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -94,7 +94,7 @@ def test_data_of_the_users_own(judge: Run, photos: Path) -> None:
     assert code == 0, err
     found = json.loads(out)
     assert (found["data"], found["split"], found["paired"]) == ("photos", "validation", False)
-    assert found["pictures"] == {"noto": 2, "fluent": 3}
+    assert found["pictures"] == {"noto": 5, "fluent": 5}
     assert judge("--data", photos / "horse", "--data-b", photos / "zebra", "--limit", 2)[0] == 0
 
 

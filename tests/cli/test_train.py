@@ -115,7 +115,7 @@ def test_weights_by_name_bring_their_preset(run: Run) -> None:
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "the folder nowhere does not exist"),
-        (["--data", "few"], "few has too few images to hold some out for validation; expected at least 40 of each"),
+        (["--data", "few"], "few has too few images: "),
         (["--weights", "nowhere"], "nowhere is not a file"),
         (["--weights", "garbage.safetensors"], "garbage.safetensors is damaged or not a safetensors file"),
         (["--weights", "plain.safetensors"], "plain.safetensors does not say which family it belongs to"),
@@ -137,7 +137,7 @@ def test_a_dry_run_looks_at_what_it_names(
     (tmp_path / "small").symlink_to(small_translator)
     for name in ("discs", "squares"):
         (tmp_path / "few" / name).mkdir(parents=True)
-        for path in sorted((pictures / name).iterdir())[:30]:
+        for path in sorted((pictures / name).iterdir())[:12]:
             shutil.copy(path, tmp_path / "few" / name)
     (tmp_path / "garbage.safetensors").write_bytes(b"no weights")
     tensors, metadata = load_tensors(small_translator / "model.safetensors")

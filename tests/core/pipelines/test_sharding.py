@@ -151,7 +151,9 @@ def test_a_shard_is_made_by_one_process_at_a_time(
     outcomes = plan.translate(translator, small_translator, "fluent", batch_size=1)
     next(outcomes)
     manifest = (tmp_path / "out" / "manifest-1-of-2.jsonl").read_text()
-    with pytest.raises(ConfigError, match=rf"process {os.getpid()} makes shard 1/2 .*wait for it, or start another"):
+    with pytest.raises(
+        ConfigError, match=rf"process {os.getpid()} on .* makes shard 1/2 .*wait for it, or start another"
+    ):
         plan.translate(translator, small_translator, "fluent")
     assert (tmp_path / "out" / "manifest-1-of-2.jsonl").read_text() == manifest
     list(plan_translation(source, tmp_path / "out", shard="2/2").translate(translator, small_translator, "fluent"))

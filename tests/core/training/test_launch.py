@@ -178,7 +178,7 @@ def test_small_data_train_with_a_smaller_validation(
 ) -> None:
     few = copy_some(pictures, tmp_path / "few", 12)
     config = change(backbone_config, data__source=str(few), data__validation_min=3, transformer__loop__steps=1)
-    assert start._open(config.data).counts() == (
+    assert start.open_training_data(config.data).counts() == (
         "9 of discs and 9 of squares to train on, 3 of discs and 3 of squares to validate with"
     )
     assert pretrain(config, tmp_path / "run", resume=False, display=display).is_file()

@@ -432,3 +432,17 @@ def test_weights_that_are_no_numbers(tensor: Tensor, message: str) -> None:
         check_numbers("it", good | {"b": tensor, "c": tensor}, expected)
     with pytest.raises(CheckpointError, match="n in it holds floating-point numbers; expected int64"):
         check_numbers("it", good | {"n": torch.tensor(3.0)}, expected)
+
+
+def test_equal_files_are_equal_byte_for_byte(tmp_path: Path) -> None:
+    tensors = {f"layer.{number}": torch.full((number + 1,), float(number)) for number in range(5)}
+    metadata = {"family": "var", "config": {"ü": 'a "b" \\ \n'}, "step": 3, "random": [1, 2], "kept": None}
+    found = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        save_tensors(path, tensors, dict(list(metadata.items())[::-1] if number % 2 else metadata))
+        found.add(path.read_bytes())
+    assert len(found) == 1
+    back, meta = load_tensors(path)
+    assert meta == metadata
+    assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())

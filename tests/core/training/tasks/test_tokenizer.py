@@ -276,5 +276,5 @@ def test_validation_is_of_the_average_and_skips_the_codes_while_there_are_none(m
         plain, coded = average.decode(average.encode(images)), round_trip(average, images)
     assert task.validate(5)["psnr_a"] == pytest.approx(psnr(plain, images).mean().item())
     assert task.validate(6)["psnr_a"] == pytest.approx(psnr(coded, images).mean().item())
-    assert [tuple(row.shape) for row in task.sample(6)] == [(2, 3, 16, 16)] * 4
+    assert [tuple(row.shape) for row in task.sample(6)] == [(8, 3, 16, 16)] * 4
     assert torch.equal(torch.get_rng_state(), state)

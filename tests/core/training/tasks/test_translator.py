@@ -194,7 +194,7 @@ def test_validation_draws_nothing(make_task: Make) -> None:
     assert found == task.validate(0)
     rows = task.sample(0)
     assert torch.equal(torch.get_rng_state(), state)
-    assert {tuple(row.shape) for row in rows} == {(2, 3, 16, 16)}
+    assert {tuple(row.shape) for row in rows} == {(8, 3, 16, 16)}
     assert len(rows) == 8
     assert set(found) == {f"{what}_{way}" for what in ("kid_rt", "change", "identity_change") for way in ("ab", "ba")}
 
